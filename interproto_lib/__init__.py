@@ -1,3 +1,3 @@
-"""Learning to distinguish children: losses, training, similarity analysis and views for child-adult face recognition."""
+"""Losses, training, similarity analysis and views for child-adult face recognition."""
 
 __version__ = "0.1.0"
