@@ -20,6 +20,38 @@ Schedule = Literal["milestones", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+def _require(holds: bool, name: str, value: Any, rule: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name}={value!r}: must be {rule}")
+
+
+def _checked_type(name: str, value: Any, hint: Any) -> Any:
+    """Give `value` as the field's type, or raise ConfigError: whole numbers pass for floats, lists for tuples."""
+    origin = typing.get_origin(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
+        origin = typing.get_origin(hint)
+    if origin is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)) or not all(type(v) is int for v in value):
+            raise ConfigError(f"{name}={value!r}: must be a list of whole numbers")
+        return tuple(value)
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint:
+        advice = " (YAML reads 1e-3 as text: write 1.0e-3)" if hint is float and isinstance(value, str) else ""
+        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}, not {type(value).__name__}{advice}")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{name}={value!r}: must be finite")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what one training computes (Algorithm 1 of the paper and what it leaves open).
@@ -175,6 +207,9 @@ class TrainConfig:
         return settings
 
 
+_HINTS: dict[str, Any] = typing.get_type_hints(TrainConfig)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How a trained run is judged where the paper and the official code differ.
@@ -249,38 +284,3 @@ choice of threshold and epoch on the test set itself, about which the text is si
 
 PAPER_SEEDS: tuple[int, ...] = (4885, 1234, 5678)
 """Seeds of the official code's three trials."""
-
-
-def _require(holds: bool, name: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name}={value!r}: must be {rule}")
-
-
-def _checked_type(name: str, value: Any, hint: Any) -> Any:
-    """Give `value` as the field's type, or raise ConfigError: whole numbers pass for floats, lists for tuples."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)) or not all(type(v) is int for v in value):
-            raise ConfigError(f"{name}={value!r}: must be a list of whole numbers")
-        return tuple(value)
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:
-        advice = " (YAML reads 1e-3 as text: write 1.0e-3)" if hint is float and isinstance(value, str) else ""
-        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}, not {type(value).__name__}{advice}")
-    if hint is float and not math.isfinite(value):
-        raise ConfigError(f"{name}={value!r}: must be finite")
-    return value
-
-
-_HINTS: dict[str, Any] = typing.get_type_hints(TrainConfig)
