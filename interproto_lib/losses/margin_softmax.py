@@ -1,0 +1,154 @@
+"""One door to all margin losses: by name, with one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from interproto_lib.errors import ConfigError
+from interproto_lib.losses.arcface import arcface_logits
+from interproto_lib.losses.cosface import cosface_logits
+from interproto_lib.losses.cosines import autocast_off, cosine_similarities, inner_products
+from interproto_lib.losses.softmax import normface_logits, softmax_logits
+
+
+class MarginDefaults(NamedTuple):
+    """Scale and margin a loss was published with."""
+
+    scale: float
+    margin: float
+
+
+def _arcface_logits(scores: Tensor, labels: Tensor, *, scale: float, margin: float) -> Tensor:
+    return arcface_logits(scores, labels, scale=scale, margin_rad=margin)
+
+
+MARGIN_LOGITS: dict[str, Callable[..., Tensor]] = {
+    "softmax": softmax_logits,
+    "normface": normface_logits,
+    "cosface": cosface_logits,
+    "arcface": _arcface_logits,
+}
+"""Name -> function (scores, labels, *, scale, margin) giving (b, n) logits."""
+
+MARGIN_DEFAULTS: dict[str, MarginDefaults] = {
+    "softmax": MarginDefaults(scale=1.0, margin=0.0),
+    "normface": MarginDefaults(scale=64.0, margin=0.0),
+    "cosface": MarginDefaults(scale=64.0, margin=0.35),
+    "arcface": MarginDefaults(scale=64.0, margin=0.5),
+}
+"""Name -> scale and margin used by the Inter-Prototype authors (margin in cosine for cosface, radians for arcface)."""
+
+
+def class_scores(embeddings: Tensor, prototypes: Tensor, *, kind: str) -> Tensor:
+    """The scores a loss wants: inner products for plain softmax, cosines for all others.
+
+    Args:
+        embeddings: (b, d) floating point.
+        prototypes: (n, d) floating point.
+        kind: a name in `MARGIN_LOGITS`.
+
+    Returns:
+        (b, n) scores, float32 (float64 for float64 input).
+
+    Raises:
+        ConfigError: an unknown kind or shapes that do not fit.
+
+    Example:
+        >>> import torch
+        >>> class_scores(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]), kind="softmax")
+        tensor([[6.]])
+        >>> class_scores(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 0.0]]), kind="arcface")
+        tensor([[1.]])
+    """
+    _check_kind(kind)
+    return (inner_products if kind == "softmax" else cosine_similarities)(embeddings, prototypes)
+
+
+def margin_logits(
+    scores: Tensor, labels: Tensor, *, kind: str = "arcface", scale: float | None = None, margin: float | None = None
+) -> Tensor:
+    """Logits of the margin loss of this name.
+
+    Args:
+        scores: (b, n) from `class_scores` with the same kind.
+        labels: (b,) integers in [0, n).
+        kind: "softmax", "normface", "cosface" or "arcface".
+        scale: s > 0; None takes the published value in `MARGIN_DEFAULTS`.
+        margin: m >= 0, radians for arcface and cosine for cosface; None takes the published value.
+
+    Returns:
+        (b, n) logits, float32 (float64 for float64 input).
+
+    Raises:
+        ConfigError: an unknown kind, or a scale, margin, shape or label that it does not accept.
+
+    Example:
+        >>> import torch
+        >>> margin_logits(torch.tensor([[0.75, -0.25]]), torch.tensor([0]), kind="cosface", scale=4.0, margin=0.5)
+        tensor([[ 1., -1.]])
+    """
+    _check_kind(kind)
+    published = MARGIN_DEFAULTS[kind]
+    return MARGIN_LOGITS[kind](
+        scores,
+        labels,
+        scale=published.scale if scale is None else scale,
+        margin=published.margin if margin is None else margin,
+    )
+
+
+def margin_softmax_loss(
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    kind: str = "arcface",
+    scale: float | None = None,
+    margin: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Softmax cross-entropy over the logits of a margin loss.
+
+    Formula: L_m = (1/N) sum_i -log(e^{z_{i, y_i}} / sum_j e^{z_{i, j}}), the paper's Eq. 3 for arcface; computed in
+    float32 even under autocast.
+
+    Args:
+        scores: (b, n) from `class_scores` with the same kind.
+        labels: (b,) integers in [0, n).
+        kind: "softmax", "normface", "cosface" or "arcface".
+        scale: s > 0; None takes the published value in `MARGIN_DEFAULTS`.
+        margin: m >= 0, radians for arcface and cosine for cosface; None takes the published value.
+        reduction: "mean" over the batch, "sum", or "none" for one value an image.
+
+    Returns:
+        A scalar, or (b,) with reduction "none".
+
+    Raises:
+        ConfigError: an unknown kind or reduction, or a scale, margin, shape or label that it does not accept.
+
+    Example:
+        >>> import torch
+        >>> cosines = torch.zeros(1, 4)
+        >>> margin_softmax_loss(cosines, torch.tensor([2]), kind="normface").exp()
+        tensor(4.)
+    """
+    if reduction not in ("mean", "sum", "none"):
+        raise ConfigError(f"reduction must be mean, sum or none, got {reduction!r}.")
+    logits = margin_logits(scores, labels, kind=kind, scale=scale, margin=margin)
+    with autocast_off(logits):
+        return F.cross_entropy(logits, labels.long(), reduction=reduction)
+
+
+MARGIN_LOSSES: dict[str, Callable[..., Tensor]] = {
+    name: partial(margin_softmax_loss, kind=name) for name in MARGIN_LOGITS
+}
+"""Name -> function (scores, labels, *, scale, margin, reduction) giving the cross-entropy: `margin_softmax_loss`."""
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in MARGIN_LOGITS:
+        raise ConfigError(f"unknown margin loss {kind!r}: choose one of {', '.join(MARGIN_LOGITS)}.")
