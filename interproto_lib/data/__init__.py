@@ -1,0 +1,1 @@
+"""Tables, images and pairs: what goes into training and evaluation."""

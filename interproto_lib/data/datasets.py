@@ -1,0 +1,313 @@
+"""Datasets: a manifest together with its images, in memory or memory-mapped from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from interproto_lib.data.manifests import SPLITS, read_manifest, validate_manifest
+from interproto_lib.errors import DatasetError, DatasetNotFoundError
+from interproto_lib.files import atomic_write
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.parquet"
+IMAGES_FILE = "images.npy"
+INDEX_FILE = "dataset.json"
+
+_INDEX_TYPES: dict[str, type] = {
+    "format_version": int,
+    "name": str,
+    "n_images": int,
+    "image_size": int,
+    "settings": dict,
+    "images_sha256": str,
+    "manifest_sha256": str,
+}
+_BLOCK_BYTES = 2**24
+_HOW_TO_MAKE = "Run notebooks/01_datasets_and_ages.ipynb or `interproto prepare` to make it."
+_HOW_TO_REMAKE = "Make it again with notebooks/01_datasets_and_ages.ipynb or `interproto prepare`."
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FaceDataset:
+    """Images and the manifest that describes them: row i of one belongs to row i of the other.
+
+    Attributes:
+        name: What to call it, in figures and records.
+        folder: Where it is saved; None when it lives in memory only.
+        manifest: The checked manifest, n rows (see `interproto_lib.data.manifests.validate_manifest`).
+        images: uint8 (n, size, size, 3), RGB, rows top to bottom; a read-only memory map when loaded from a folder.
+        settings: How it was made; anything JSON can hold.
+
+    Raises:
+        ManifestError: The manifest breaks a rule.
+        DatasetError: The images have another type or shape, or another number than the manifest has rows, or the
+            settings cannot be written as JSON.
+    """
+
+    name: str
+    folder: Path | None
+    manifest: pd.DataFrame
+    images: NDArray[np.uint8]
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise DatasetError("A dataset needs a name.")
+        what = f"dataset {self.name!r}"
+        object.__setattr__(self, "manifest", validate_manifest(self.manifest, where=f"the manifest of {what}"))
+        _check_images(self.images, len(self.manifest), what)
+        try:
+            json.dumps(self.settings, allow_nan=False, ensure_ascii=False).encode("utf-8")
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"The settings of {what} cannot be written as JSON: {error}.") from error
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return int(self.images.shape[1])
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Return the row positions (m,) of a split, ascending; none when the dataset has no such images.
+
+        Args:
+            split: "train" or "heldout".
+
+        Raises:
+            DatasetError: There is no split of that name.
+        """
+        if split not in SPLITS:
+            raise DatasetError(f"{split!r} is not a split; choose one of: {', '.join(SPLITS)}.")
+        return np.flatnonzero((self.manifest["split"] == split).to_numpy(dtype=bool)).astype(np.int64)
+
+
+def save_dataset(dataset: FaceDataset, folder: str | Path) -> FaceDataset:
+    """Write a dataset as a folder of `manifest.parquet`, `images.npy` and `dataset.json`.
+
+    All three are first written under temporary names; when all are on the disk they take their places, `dataset.json`
+    last: a folder without it is unfinished. When writing fails, what was in the folder before is untouched.
+
+    Args:
+        dataset: What to write; its images may themselves be a memory map, and are written block by block.
+        folder: Where to; made when missing, a dataset already there is replaced.
+
+    Returns:
+        The same dataset, its `folder` set and its images memory-mapped from there.
+
+    Raises:
+        WriteError: A file cannot be written (no permission, full disk).
+    """
+    target = Path(folder)
+    index: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "name": dataset.name,
+        "n_images": len(dataset),
+        "image_size": dataset.image_size,
+        "settings": dataset.settings,
+    }
+    # Left in reverse: the images take their place first, then the manifest, then the index.
+    with (
+        atomic_write(target / INDEX_FILE) as index_file,
+        atomic_write(target / MANIFEST_FILE) as manifest_file,
+    ):
+        dataset.manifest.to_parquet(manifest_file, index=False)
+        with atomic_write(target / IMAGES_FILE) as images_file:
+            index["images_sha256"] = _write_images(dataset.images, images_file)
+            index["manifest_sha256"] = _sha256(manifest_file)
+            index_file.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for written in (images_file, manifest_file, index_file):
+                with written.open("rb") as handle:
+                    os.fsync(handle.fileno())
+            # From here to the last rename, an instant, the folder counts as unfinished.
+            (target / INDEX_FILE).unlink(missing_ok=True)
+    images = np.load(target / IMAGES_FILE, mmap_mode="r")
+    return replace(dataset, folder=target, images=images)
+
+
+def load_dataset(folder: str | Path, *, in_memory: bool = False) -> FaceDataset:
+    """Open a dataset folder.
+
+    Completeness, types, shapes and row counts are checked; the content of the images is not (see `verify_dataset`).
+
+    Args:
+        folder: A folder written by `save_dataset`.
+        in_memory: Read the images into memory instead of mapping the file.
+
+    Returns:
+        The dataset; `images` is read-only when mapped.
+
+    Raises:
+        DatasetNotFoundError: There is no such folder, or no finished dataset in it; the message says what makes it.
+        DatasetError: A file is missing, damaged, or does not fit the others.
+        ManifestError: The manifest breaks a rule.
+    """
+    source = Path(folder)
+    index = _read_index(source)
+    images = _open_images(source / IMAGES_FILE, index)
+    if not (source / MANIFEST_FILE).is_file():
+        raise DatasetError(f"{source} has no {MANIFEST_FILE}. {_HOW_TO_REMAKE}")
+    manifest = read_manifest(source / MANIFEST_FILE)
+    if len(manifest) != index["n_images"]:
+        raise DatasetError(
+            f"{source / MANIFEST_FILE} has {len(manifest)} rows, but {INDEX_FILE} says {index['n_images']}. "
+            f"{_HOW_TO_REMAKE}"
+        )
+    return FaceDataset(
+        name=index["name"],
+        folder=source,
+        manifest=manifest,
+        images=np.array(images) if in_memory else images,
+        settings=index["settings"],
+    )
+
+
+def verify_dataset(folder: str | Path) -> None:
+    """Read a whole dataset folder again and compare the SHA-256 of its files with those written in `dataset.json`.
+
+    Args:
+        folder: A folder written by `save_dataset`.
+
+    Raises:
+        DatasetNotFoundError: There is no finished dataset.
+        DatasetError: A file has changed since it was written, or cannot be opened.
+    """
+    source = Path(folder)
+    index = _read_index(source)
+    for name, key in ((IMAGES_FILE, "images_sha256"), (MANIFEST_FILE, "manifest_sha256")):
+        if not (source / name).is_file():
+            raise DatasetError(f"{source} has no {name}. {_HOW_TO_REMAKE}")
+        found = _sha256(source / name)
+        if found != index[key]:
+            raise DatasetError(
+                f"{source / name} has changed since it was written: SHA-256 {found}, {INDEX_FILE} says {index[key]}. "
+                f"{_HOW_TO_REMAKE}"
+            )
+    load_dataset(source)
+
+
+def training_labels(dataset: FaceDataset, classes: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which images to train on, and the class of each.
+
+    Args:
+        dataset: Its split "train" is used.
+        classes: One row a class with a column `identity`, as of `class_table`; row i is label i.
+
+    Returns:
+        Row positions (m,) in the dataset, ascending, and labels (m,), 0 to k - 1, both int64.
+
+    Raises:
+        DatasetError: The classes are not exactly the identities with training images.
+    """
+    if "identity" not in classes.columns:
+        raise DatasetError(f"The classes have no column identity; found: {', '.join(map(str, classes.columns))}.")
+    lookup = pd.Index(classes["identity"].astype("str"))
+    if not lookup.is_unique:
+        twice = lookup[lookup.duplicated()][0]
+        raise DatasetError(f"The identity {twice!r} is more than one row of the classes. Keep one row per identity.")
+    rows = dataset.rows("train")
+    identities = dataset.manifest["identity"].iloc[rows]
+    labels = lookup.get_indexer(pd.Index(identities)).astype(np.int64)
+    if (labels < 0).any():
+        unknown = sorted(set(identities[labels < 0]))
+        raise DatasetError(
+            f"{len(unknown)} identities with training images are not among the {len(lookup)} classes (first: "
+            f"{', '.join(map(repr, unknown[:3]))}). Make the classes from this dataset with class_table."
+        )
+    without = lookup[np.bincount(labels, minlength=len(lookup)) == 0]
+    if len(without):
+        raise DatasetError(
+            f"{len(without)} of {len(lookup)} classes have no training image in dataset {dataset.name!r} (first: "
+            f"{', '.join(map(repr, without[:3]))}). Make the classes from this dataset with class_table."
+        )
+    return rows, labels
+
+
+def _check_images(images: NDArray[Any], n_images: int, what: str) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        found = f"{images.dtype} values" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+        raise DatasetError(f"The images of {what} are {found}; expected a numpy array of uint8, 0 to 255.")
+    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2] or images.shape[1] == 0:
+        raise DatasetError(
+            f"The images of {what} have the shape {images.shape}; expected (n, size, size, 3): square and RGB."
+        )
+    if len(images) != n_images:
+        raise DatasetError(f"{what} has {len(images)} images but {n_images} rows in its manifest; they must agree.")
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise DatasetNotFoundError(f"There is no dataset folder {folder}. {_HOW_TO_MAKE}")
+    file = folder / INDEX_FILE
+    if not file.is_file():
+        found = sorted(entry.name for entry in folder.iterdir())
+        unfinished = {MANIFEST_FILE, IMAGES_FILE} & set(found)
+        raise DatasetNotFoundError(
+            f"{folder} holds an unfinished dataset: {INDEX_FILE}, which is written last, is missing. {_HOW_TO_REMAKE}"
+            if unfinished
+            else f"{folder} is not a dataset folder: it has no {INDEX_FILE}. {_HOW_TO_MAKE}"
+        )
+    try:
+        index = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DatasetError(f"{file} is not readable JSON: {error}. {_HOW_TO_REMAKE}") from error
+    for key, kind in _INDEX_TYPES.items():
+        if not isinstance(index, dict) or not isinstance(index.get(key), kind):
+            raise DatasetError(f"{file} has no {key} of type {kind.__name__}. {_HOW_TO_REMAKE}")
+    if index["format_version"] != FORMAT_VERSION:
+        raise DatasetError(
+            f"{file} has format version {index['format_version']}; this version of the library reads "
+            f"{FORMAT_VERSION}. {_HOW_TO_REMAKE}"
+        )
+    return index
+
+
+def _open_images(file: Path, index: dict[str, Any]) -> NDArray[np.uint8]:
+    if not file.is_file():
+        raise DatasetError(f"{file.parent} has no {IMAGES_FILE}. {_HOW_TO_REMAKE}")
+    try:
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(
+            f"{file} cannot be opened ({file.stat().st_size} bytes; {error}): it is damaged or cut short. "
+            f"{_HOW_TO_REMAKE}"
+        ) from error
+    expected = (index["n_images"], index["image_size"], index["image_size"], 3)
+    if images.dtype != np.uint8 or images.shape != expected:
+        raise DatasetError(
+            f"{file} holds {images.dtype} {images.shape}, but {INDEX_FILE} says uint8 {expected}. {_HOW_TO_REMAKE}"
+        )
+    return images
+
+
+def _write_images(images: NDArray[np.uint8], file: Path) -> str:
+    """Write an .npy block by block and return the SHA-256 of the file."""
+    header = io.BytesIO()
+    npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": images.shape})
+    digest = hashlib.sha256(header.getvalue())
+    n_rows = max(1, _BLOCK_BYTES // math.prod(images.shape[1:]))
+    with file.open("wb") as handle:
+        handle.write(header.getvalue())
+        for start in range(0, len(images), n_rows):
+            block = np.ascontiguousarray(images[start : start + n_rows]).data
+            digest.update(block)
+            handle.write(block)
+    return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
