@@ -1,0 +1,110 @@
+"""Contact sheets: what the images of a few identities look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from interproto_lib.data.manifests import CHILD_BELOW_YEARS
+from interproto_lib.errors import DatasetError
+from interproto_lib.views.style import (
+    ADULT_COLOUR,
+    CHILD_COLOUR,
+    PAGE_WIDTH_INCHES,
+    UNLABELLED_COLOUR,
+    LabelledFigure,
+    figure_style,
+    new_figure,
+)
+
+
+def contact_sheet_rows(
+    ages_years: np.ndarray, identities: Sequence[str], *, n_identities: int = 6, n_images: int = 9, seed: int = 0
+) -> np.ndarray:
+    """Choose images for a contact sheet: few identities, each over its whole range of ages.
+
+    Identities with child images come first, so that a dataset with few children shows some.
+
+    Args:
+        ages_years: Age of each image in years, shape (n,), NaN where unlabelled.
+        identities: Identity of each image, length n.
+        n_identities: Identities to choose.
+        n_images: Images an identity to choose, evenly over its images sorted by age.
+        seed: Seed of the choice of identities.
+
+    Returns:
+        Row positions, identity by identity, each by rising age; at most `n_identities` x `n_images`.
+    """
+    ages = np.asarray(ages_years, dtype=np.float64)
+    names = np.asarray(identities, dtype=object)
+    generator = np.random.default_rng(seed)
+    with_children = {name for name, age in zip(names, ages, strict=True) if age < CHILD_BELOW_YEARS}
+    shuffled = generator.permutation(np.array(sorted(set(names)), dtype=object))
+    chosen = sorted(shuffled, key=lambda name: name not in with_children)[:n_identities]
+    rows = []
+    for name in chosen:
+        of_identity = np.flatnonzero(names == name)
+        by_age = of_identity[np.argsort(ages[of_identity], kind="stable")]
+        picks = np.linspace(0, len(by_age) - 1, min(n_images, len(by_age))).round().astype(np.int64)
+        rows.append(by_age[picks])
+    return np.concatenate(rows) if rows else np.empty(0, dtype=np.int64)
+
+
+def contact_sheet_figure(
+    images: np.ndarray, ages_years: np.ndarray, identities: Sequence[str], *, max_columns: int = 9
+) -> LabelledFigure:
+    """Draw images with their ages, one row an identity; children have a thick orange frame, adults a thin blue one.
+
+    Args:
+        images: The images, shape (n, height, width, 3), uint8 RGB.
+        ages_years: Age of each image in years, shape (n,), NaN where unlabelled.
+        identities: Identity of each image, length n; equal names stand in one row, in the order given.
+        max_columns: Images an identity to show; the others are left out and counted at the end of the row's name.
+
+    Returns:
+        The figure.
+
+    Raises:
+        DatasetError: There is no image, or lengths differ.
+    """
+    ages = np.asarray(ages_years, dtype=np.float64)
+    if len(images) == 0 or not len(images) == len(ages) == len(identities):
+        raise DatasetError(
+            f"A contact sheet needs one age and one identity an image; got {len(images)} images, {len(ages)} ages, "
+            f"{len(identities)} identities."
+        )
+    rows: dict[str, list[int]] = {}
+    for position, identity in enumerate(identities):
+        rows.setdefault(str(identity), []).append(position)
+    n_columns = min(max_columns, max(map(len, rows.values())))
+    side = (PAGE_WIDTH_INCHES - 1.0) / max(n_columns, 6)
+    n_child = int((ages < CHILD_BELOW_YEARS).sum())
+    description = f"Contact sheet of {len(rows)} identities, {n_child} of {len(images)} images show a child."
+    with figure_style():
+        figure = new_figure(1.0 + side * n_columns, 0.1 + (side + 0.2) * len(rows), description=description)
+        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+        panels = figure.subplots(len(rows), n_columns, squeeze=False)
+        for panel in panels.flat:
+            panel.set(xticks=[], yticks=[])
+            panel.spines[:].set_visible(False)
+        for line, (identity, positions) in zip(panels, rows.items(), strict=True):
+            hidden = len(positions) - n_columns
+            name = f"{_shortened(identity)}\n+{hidden} more" if hidden > 0 else _shortened(identity)
+            line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=7.5, labelpad=5)
+            for panel, position in zip(line, positions[:n_columns], strict=False):
+                _draw_face(panel, images[position], ages[position])
+    return figure
+
+
+def _draw_face(panel, image, age_years) -> None:
+    panel.imshow(image, interpolation="lanczos", extent=(0, 1, 0, 1))
+    is_child = age_years < CHILD_BELOW_YEARS
+    colour = UNLABELLED_COLOUR if np.isnan(age_years) else CHILD_COLOUR if is_child else ADULT_COLOUR
+    panel.spines[:].set(visible=True, color=colour, linewidth=2.6 if is_child else 1.0)
+    label = "age ?" if np.isnan(age_years) else f"{age_years:.0f} y"
+    panel.set_title(label, fontsize=7.5, pad=2.5, fontweight="bold" if is_child else "normal")
+
+
+def _shortened(name: str, length: int = 14) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"

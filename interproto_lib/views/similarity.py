@@ -1,0 +1,153 @@
+"""Similarity of identities: the maps of Fig. 2 and Fig. 4, the distributions behind them, and what they say in words."""
+
+from __future__ import annotations
+
+import string
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from interproto_lib.analysis.similarity import SimilarityMatrix, SimilaritySummary, summarise_similarity
+from interproto_lib.errors import ConfigError
+from interproto_lib.views.style import (
+    PAGE_WIDTH_INCHES,
+    LabelledFigure,
+    figure_style,
+    method_styles,
+    new_figure,
+    similarity_colours,
+    symmetric_limit,
+)
+from interproto_lib.views.wording import compared, listed, number
+
+MAX_PIXELS = 300
+"""Cells a side that a map shows one by one; of larger matrices it shows block means."""
+
+
+def block_means(values: np.ndarray, block: int, *, without_diagonal: bool = False) -> np.ndarray:
+    """Average a matrix over square blocks; the last block of a row or column may be smaller.
+
+    Args:
+        values: The matrix, shape (n, m); NaN does not count.
+        block: Rows and columns in a block, at least 1.
+        without_diagonal: Leave cells (i, i) out.
+
+    Returns:
+        The means, shape (ceil(n / block), ceil(m / block)), float64; NaN where a block has no number.
+
+    Example:
+        >>> block_means(np.array([[1.0, 3.0, 5.0]]), 2)
+        array([[2., 5.]])
+    """
+    columns = np.arange(0, values.shape[1], block)
+    means = []
+    for start in range(0, len(values), block):
+        strip = np.array(values[start : start + block], dtype=np.float64)
+        if without_diagonal:
+            on_diagonal = np.arange(start, min(start + len(strip), values.shape[1]))
+            strip[on_diagonal - start, on_diagonal] = np.nan
+        finite = np.isfinite(strip)
+        sums = np.add.reduceat(np.where(finite, strip, 0).sum(axis=0), columns)
+        counts = np.add.reduceat(finite.sum(axis=0), columns)
+        means.append(np.divide(sums, counts, out=np.full(len(columns), np.nan), where=counts > 0))
+    return np.stack(means)
+
+
+def similarity_figure(
+    panels: Sequence[SimilarityMatrix],
+    titles: Sequence[str],
+    *,
+    n_columns: int = 2,
+    limit: float | None = None,
+) -> LabelledFigure:
+    """Draw maps of inter-class similarity side by side, in one colour range.
+
+    Source: Fig. 2 and Fig. 4. Cell (i, j) is the mean similarity between the images of identity i and identity j
+    (Eq. 2), a diagonal cell the mean similarity of an identity's images to its prototype (Eq. 1). Of a matrix with more
+    than `MAX_PIXELS` rows or columns each pixel is the mean of Eq. 2 over a block; there the diagonal is left out.
+
+    Args:
+        panels: The matrices, row by row.
+        titles: What each panel shows, usually the method; cohort and mean are added below it.
+        n_columns: Panels in a row.
+        limit: Colours run from -limit to limit. Chosen from all panels if None: 99.5% of what is drawn of Eq. 2 fits;
+            values beyond are drawn in the end colours, as the points of the colour bar tell.
+
+    Returns:
+        The figure; under each title stands the mean of Eq. 2 over all its pairs.
+
+    Raises:
+        ConfigError: There is no panel, or not one title a panel.
+    """
+    if not panels or len(panels) != len(titles):
+        raise ConfigError(f"A similarity figure needs one title a panel; got {len(panels)} panels, {len(titles)} titles.")
+    drawn = [_drawn_values(panel) for panel in panels]
+    chosen = symmetric_limit([off_diagonal for _, off_diagonal, _ in drawn]) if limit is None else limit
+    n_columns = min(n_columns, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    side = min(3.2, (PAGE_WIDTH_INCHES - 0.9) / n_columns)
+    shown = [f"{title} {_cohort_words(panel)}" for title, panel in zip(titles, panels, strict=True)]
+    description = f"Similarity maps, colours from {number(-chosen, decimals=2)} to {chosen:.2f}: {'; '.join(shown)}."
+    with figure_style():
+        figure = new_figure(0.9 + side * n_columns, 0.1 + n_rows * (side + 0.45), description=description)
+        figure.set_layout_engine("compressed", w_pad=0.06, h_pad=0.06)
+        grid = figure.subplots(n_rows, n_columns, squeeze=False)
+        for index, (axes, panel, title) in enumerate(zip(grid.flat, panels, titles, strict=False)):
+            image = _draw_map(axes, panel, drawn[index], limit=chosen)
+            letter = f"({string.ascii_lowercase[index]}) " if 1 < len(panels) <= 26 else ""
+            heading = textwrap.fill(letter + title, round(15 * side))
+            mean = summarise_similarity(panel).mean
+            axes.set_title(f"{heading}\n{_cohort_words(panel)}, mean {number(mean)}", linespacing=1.3)
+        for axes in grid.flat[len(panels) :]:
+            axes.set_axis_off()
+        beyond = any(np.nanmax(np.abs(values), initial=0.0) > chosen for values, _, _ in drawn)
+        bar = figure.colorbar(
+            image, ax=grid, extend="both" if beyond else "neither", shrink=0.9 if n_rows == 1 else 0.5, aspect=28, pad=0.02
+        )
+        bar.set_label("Mean cosine similarity")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def _drawn_values(panel: SimilarityMatrix) -> tuple[np.ndarray, np.ndarray, int]:
+    """Give the values to draw, those of Eq. 2 among them, and the block they are averaged over."""
+    block = -(-max(panel.values.shape) // MAX_PIXELS)
+    same = np.array_equal(panel.row_identities, panel.column_identities)
+    pairs = block_means(panel.values, block, without_diagonal=same)
+    return (panel.with_diagonal() if block == 1 else pairs), pairs, block
+
+
+def _draw_map(axes: Axes, panel: SimilarityMatrix, drawn: tuple[np.ndarray, np.ndarray, int], *, limit: float) -> Any:
+    values, _, block = drawn
+    n_rows, n_columns = panel.values.shape
+    image = axes.imshow(
+        np.ma.masked_invalid(values),
+        cmap=similarity_colours(),
+        vmin=-limit,
+        vmax=limit,
+        interpolation="none",
+        extent=(0, n_columns, n_rows, 0),
+        aspect="equal",
+    )
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color("#8C8C8C")
+    axes.set_xticks(_index_ticks(n_columns))
+    axes.set_yticks(_index_ticks(n_rows))
+    axes.tick_params(length=2.5)
+    row_images, _, column_images = panel.cohort.partition("-")
+    pixel = f"\n(a pixel is the mean of {block} × {block} pairs)" if block > 1 else ""
+    axes.set_xlabel(f"Identity j, {column_images or 'all'} images{pixel}")
+    axes.set_ylabel(f"Identity i, {row_images or 'all'} images")
+    return image
+
+
+def _cohort_words(panel: SimilarityMatrix) -> str:
+    return panel.cohort.replace("-", "–")
+
+
+def _index_ticks(n: int) -> list[int]:
+    step = next((s for e in range(7) for s in (10**e, 2 * 10**e, 5 * 10**e) if n / s <= 5), n)
+    return list(range(0, n + 1, step))

@@ -1,0 +1,83 @@
+"""Turning numbers into words, so that a sentence under a figure can never say something else than the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def number(value: float, *, decimals: int = 3) -> str:
+    """Write a number with a true minus sign, and never as minus zero.
+
+    Args:
+        value: The number.
+        decimals: Digits after the point.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> number(-0.0001), number(-0.25, decimals=2)
+        ('0.000', '−0.25')
+    """
+    text = f"{value:,.{decimals}f}"
+    if float(text.replace(",", "")) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def signed(value: float, *, decimals: int = 3) -> str:
+    """Write a number with its sign, plus included; what rounds to zero has none.
+
+    Args:
+        value: The number.
+        decimals: Digits after the point.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> signed(0.5, decimals=1), signed(-0.5, decimals=1), signed(0.01, decimals=1)
+        ('+0.5', '−0.5', '0.0')
+    """
+    text = number(value, decimals=decimals)
+    return text if text.startswith("−") or not any(digit in text for digit in "123456789") else f"+{text}"
+
+
+def compared(difference: float, *, decimals: int = 3, unit: str = "", more: str = "higher", less: str = "lower") -> str:
+    """Say by how much something is higher or lower; a difference that rounds to zero is called none.
+
+    Args:
+        difference: Second value minus first.
+        decimals: Digits after the point.
+        unit: Written after the number, with its leading space.
+        more: Word for a positive difference.
+        less: Word for a negative difference.
+
+    Returns:
+        As in `0.016 lower` or `the same to 3 decimals`.
+
+    Example:
+        >>> compared(-0.0162), compared(0.4, decimals=1, unit=" points"), compared(0.0)
+        ('0.016 lower', '0.4 points higher', 'the same to 3 decimals')
+    """
+    if round(difference, decimals) == 0:
+        return f"the same to {decimals} decimal{'' if decimals == 1 else 's'}"
+    return f"{abs(difference):,.{decimals}f}{unit} {more if difference > 0 else less}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Join words as in a sentence.
+
+    Args:
+        words: The words.
+
+    Returns:
+        `a`, `a and b`, or `a, b and c`.
+
+    Example:
+        >>> listed(["a", "b", "c"])
+        'a, b and c'
+    """
+    if len(words) <= 1:
+        return "".join(words)
+    return f"{', '.join(words[:-1])} and {words[-1]}"
