@@ -17,7 +17,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from interproto_lib.data.manifests import SPLITS, read_manifest, validate_manifest
-from interproto_lib.errors import DatasetError, DatasetNotFoundError
+from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
 from interproto_lib.files import atomic_write
 
 FORMAT_VERSION = 1
@@ -88,10 +88,10 @@ class FaceDataset:
             split: "train" or "heldout".
 
         Raises:
-            DatasetError: There is no split of that name.
+            ConfigError: There is no split of that name.
         """
         if split not in SPLITS:
-            raise DatasetError(f"{split!r} is not a split; choose one of: {', '.join(SPLITS)}.")
+            raise ConfigError(f"{split!r} is not a split; choose one of: {', '.join(SPLITS)}.")
         return np.flatnonzero((self.manifest["split"] == split).to_numpy(dtype=bool)).astype(np.int64)
 
 
