@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
 
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses.cosines import autocast_off, unit_rows
@@ -30,15 +31,15 @@ def inter_prototype_loss(prototypes: Tensor, *, reduction: str = "sum", form: st
         pairs: the n x n matrix C            O(n^2 d) time, O(n^2) memory
         gram:  G = U^T U, d x d;  L_ip = sum_kl G_kl^2 - sum_i |u_i|^4     O(n d^2) time, O(d^2) memory
 
-    "auto" takes pairs for n <= d and gram for n > d. That is where the measured times cross (one thread, d = 64, 128
-    and 512), and also where gram stops losing digits: its two terms nearly cancel when prototypes are nearly
-    orthogonal, which the Welch bound (`welch_bound`) rules out for n much above d. The sum of fourth powers, rather
-    than n, is subtracted for the same reason: the lengths of u_i are 1 only up to rounding, and their errors are in G
-    as well.
+    "auto" takes pairs for n <= d and gram for n > d. There the measured times cross (one thread, d = 64, 128 and 512),
+    and there gram stops losing digits: near orthogonality its two terms of about n cancel, which leaves an error of
+    about n * 1e-7 (pairs has none), but for n well above d the Welch bound keeps the loss itself of the order of n.
+    The sum of fourth powers, rather than n, is subtracted because the |u_i| are 1 only up to rounding, and G holds the
+    same rounding.
 
     Computed in float32 (float64 for float64 input) even under autocast: in bfloat16 both forms are noise near 0. The
-    gradient is written by hand, 4 (C - diag C) U or 4 (U G - |u_i|^2 u_i), one matrix product where automatic
-    differentiation takes two; it cannot be differentiated a second time.
+    gradient is written by hand, 4 (C - diag C) U or 4 (U G - |u_i|^2 u_i): one matrix product where automatic
+    differentiation takes two. Second derivatives are exact too.
 
     Args:
         prototypes: (n, d) floating point, any length: the rows the loss acts on, that is `prototypes[child_rows]` for
@@ -105,22 +106,26 @@ def welch_bound(n: int, d: int) -> float:
     return max(0.0, n * n / d - n)
 
 
+def _cosines_of_pairs(unit: Tensor) -> Tensor:
+    return (unit @ unit.T).fill_diagonal_(0)
+
+
 class _PairsForm(Function):
     """Sum of squared off-diagonal entries of U U^T."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, unit: Tensor) -> Tensor:
-        cosines = unit @ unit.T
-        cosines.fill_diagonal_(0)
+        cosines = _cosines_of_pairs(unit)
         ctx.save_for_backward(unit, cosines)
         return cosines.square().sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
         unit, cosines = ctx.saved_tensors  # type: ignore[attr-defined]
         with autocast_off(unit):
-            return (cosines @ unit).mul_(4 * gradient)
+            if torch.is_grad_enabled():  # a second derivative is wanted: it must see how C depends on U
+                cosines = _cosines_of_pairs(unit)
+            return (cosines @ unit) * (4 * gradient)
 
 
 class _GramForm(Function):
@@ -129,13 +134,14 @@ class _GramForm(Function):
     @staticmethod
     def forward(ctx: FunctionCtx, unit: Tensor) -> Tensor:
         gram = unit.T @ unit
-        squared_lengths = unit.square().sum(dim=1, keepdim=True)
-        ctx.save_for_backward(unit, gram, squared_lengths)
-        return gram.square().sum() - squared_lengths.square().sum()
+        ctx.save_for_backward(unit, gram)
+        return gram.square().sum() - unit.square().sum(dim=1).square().sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
-        unit, gram, squared_lengths = ctx.saved_tensors  # type: ignore[attr-defined]
+        unit, gram = ctx.saved_tensors  # type: ignore[attr-defined]
         with autocast_off(unit):
-            return (unit @ gram).addcmul_(squared_lengths, unit, value=-1).mul_(4 * gradient)
+            if torch.is_grad_enabled():  # a second derivative is wanted: it must see how G depends on U
+                gram = unit.T @ unit
+            squared_lengths = unit.square().sum(dim=1, keepdim=True)
+            return (unit @ gram - squared_lengths * unit) * (4 * gradient)
