@@ -64,8 +64,8 @@ class TrainConfig:
         embedding_dim: Length d of an embedding and of a prototype.
         dropout: Probability of zeroing a feature before the last linear layer, in backbones that have one.
         margin_loss: Loss on the logits: `softmax`, `normface`, `cosface` or `arcface`.
-        scale: Factor s on the cosines; not used by `softmax`.
-        margin: Margin m: radians for `arcface`, cosine for `cosface`; not used by the others.
+        scale: Factor s on the cosines; 1 for `softmax`, which has none.
+        margin: Margin m: radians for `arcface`, cosine for `cosface`; 0 for the others, which have none.
         inter_prototype: Prototypes that the Inter-Prototype loss pushes apart: `none`, those of `child` identities,
             or `all`.
         ip_reduction: `sum` over ordered pairs (Eq. 5) or `mean` over all n x n entries (the official code).
@@ -135,6 +135,10 @@ class TrainConfig:
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         _require(self.scale > 0, "scale", self.scale, "above 0")
         _require(0 <= self.margin < math.pi / 2, "margin", self.margin, "in [0, pi/2)")
+        if self.margin_loss == "softmax":
+            _require(self.scale == 1, "scale", self.scale, "1 for margin_loss='softmax', which has no scale")
+        if self.margin_loss in ("softmax", "normface"):
+            _require(self.margin == 0, "margin", self.margin, f"0 for margin_loss={self.margin_loss!r}")
         _require(self.ip_weight >= 0, "ip_weight", self.ip_weight, "0 or more")
         _require(self.min_child_images >= 1, "min_child_images", self.min_child_images, "at least 1")
         _require(self.child_below_years > 0, "child_below_years", self.child_below_years, "above 0")

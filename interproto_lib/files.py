@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from interproto_lib.errors import WriteError
+from interproto_lib.errors import RunError, WriteError
 
 
 @contextmanager
@@ -49,6 +49,34 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: str | Path, *, busy: str) -> Iterator[None]:
+    """Hold a lock that no second process can take and that vanishes with the process, even when it is killed.
+
+    Args:
+        path: The lock file; made if missing, with its folder, and never removed.
+        busy: What to say when another process holds it.
+
+    Raises:
+        RunError: Another process holds the lock.
+        WriteError: The lock file cannot be made.
+    """
+    import fcntl
+
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = target.open("a")
+    except OSError as error:
+        raise WriteError(f"Cannot write {target}: {_reason(error, target)}") from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(busy) from error
+        yield
 
 
 def write_json(path: str | Path, content: Any) -> None:

@@ -1,0 +1,184 @@
+"""From images to embeddings: the features that every analysis after training is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+
+from interproto_lib.data.datasets import FaceDataset
+from interproto_lib.data.manifests import read_manifest, write_manifest
+from interproto_lib.errors import ConfigError, RunError
+from interproto_lib.files import atomic_write
+from interproto_lib.models import Backbone, build_backbone, load_backbone_weights
+from interproto_lib.models.inputs import images_to_input
+from interproto_lib.runs import RunFolder
+
+Flip = Literal["none", "sum"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Unit feature vectors and the manifest rows they belong to.
+
+    Attributes:
+        vectors: (n, d) float32, rows of length 1.
+        manifest: The n rows of the manifest, in the same order.
+    """
+
+    vectors: np.ndarray
+    manifest: pd.DataFrame
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or len(self.vectors) != len(self.manifest):
+            raise ConfigError(f"{self.vectors.shape} vectors do not fit {len(self.manifest)} manifest rows")
+
+
+def load_backbone(run: RunFolder, *, epoch: int | None = None) -> Backbone:
+    """Rebuild the trained backbone of a run, ready for inference on the CPU.
+
+    Args:
+        run: A finished run.
+        epoch: Number of an epoch, from 1, of a run trained with `keep_every_epoch`; None takes the end of training.
+
+    Returns:
+        The backbone in evaluation mode.
+
+    Raises:
+        RunError: The run or the epoch is not there.
+        CheckpointError: The weights do not fit the settings.
+    """
+    config = run.config
+    path = run.path / "backbone.safetensors"
+    if epoch is not None:
+        path = run.path / "epochs" / f"backbone-{epoch:04d}.safetensors"
+    if not path.is_file():
+        raise RunError(
+            f"{path} is missing. Train run {run.name!r} with notebooks/02_train.ipynb first"
+            + (" with keep_every_epoch=True." if epoch is not None else ".")
+        )
+    backbone = build_backbone(
+        config.backbone,
+        embedding_dim=config.embedding_dim,
+        image_size=int(run.dataset_info["image_size"]),
+        dropout=config.dropout,
+    )
+    load_backbone_weights(backbone, path)
+    return backbone.eval()
+
+
+def embed_images(
+    backbone: torch.nn.Module,
+    images: np.ndarray,
+    *,
+    batch_size: int = 256,
+    flip: Flip = "none",
+    device: str | torch.device = "cpu",
+    channels_last: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Embed images, each once, in float32.
+
+    Args:
+        backbone: Network from (b, 3, h, w) in [-1, 1] to (b, d); it is put in evaluation mode and moved to `device`.
+        images: (n, h, w, 3) uint8 RGB, in memory or memory-mapped.
+        batch_size: Images at a time.
+        flip: `none` as in the official code, or `sum`: embeddings of the image and its mirror image are added, as in
+            insightface.
+        device: Where to compute.
+        channels_last: Memory order of the images.
+        progress: Called with images done and all images after each batch.
+
+    Returns:
+        (n, d) float32, rows of length 1.
+
+    Raises:
+        ConfigError: `flip` is unknown.
+    """
+    if flip not in ("none", "sum"):
+        raise ConfigError(f"flip={flip!r}: must be 'none' or 'sum'")
+    backbone = backbone.to(device).eval()
+    if channels_last:
+        backbone = backbone.to(memory_format=torch.channels_last)
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(images), batch_size):
+            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+            values = images_to_input(batch, channels_last=channels_last)
+            embeddings = backbone(values).float()
+            if flip == "sum":
+                embeddings = embeddings + backbone(values.flip(3)).float()
+            parts.append(torch.nn.functional.normalize(embeddings).cpu())
+            if progress is not None:
+                progress(min(start + batch_size, len(images)), len(images))
+    if not parts:
+        raise ConfigError("There are no images to embed")
+    return torch.cat(parts).numpy()
+
+
+def embed_dataset(run: RunFolder, dataset: FaceDataset, *, flip: Flip = "none", device: str = "cpu") -> Embeddings:
+    """Embed every image of a dataset, train and held-out, with the backbone of a run.
+
+    Args:
+        run: A finished run.
+        dataset: The images.
+        flip: See `embed_images`.
+        device: Where to compute.
+
+    Returns:
+        The embeddings, row i for manifest row i.
+
+    Raises:
+        RunError: The run is not finished.
+        CheckpointError: The weights do not fit the settings.
+    """
+    backbone = load_backbone(run)
+    vectors = embed_images(backbone, dataset.images, flip=flip, device=device, channels_last=run.config.channels_last)
+    return Embeddings(vectors, dataset.manifest)
+
+
+def save_embeddings(embeddings: Embeddings, run: RunFolder) -> Path:
+    """Write embeddings into the folder `embeddings` of a run.
+
+    Args:
+        embeddings: The embeddings.
+        run: The run.
+
+    Returns:
+        The folder written.
+
+    Raises:
+        WriteError: The folder cannot be written.
+    """
+    from safetensors.numpy import save_file
+
+    folder = run.path / "embeddings"
+    write_manifest(embeddings.manifest, folder / "manifest.parquet")
+    with atomic_write(folder / "vectors.safetensors") as temporary:
+        save_file({"vectors": np.ascontiguousarray(embeddings.vectors, dtype=np.float32)}, temporary)
+    return folder
+
+
+def load_embeddings(run: RunFolder) -> Embeddings:
+    """Read the embeddings that `save_embeddings` wrote.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The embeddings.
+
+    Raises:
+        RunError: There are none; the message says what to run first.
+    """
+    from safetensors.numpy import load_file
+
+    path = run.path / "embeddings" / "vectors.safetensors"
+    if not path.is_file():
+        raise RunError(f"{path} is missing. Run notebooks/02_train.ipynb for run {run.name!r} first.")
+    return Embeddings(load_file(path)["vectors"], read_manifest(path.parent / "manifest.parquet"))

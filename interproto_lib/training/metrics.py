@@ -1,0 +1,90 @@
+"""The record of a training: one row a log step in `metrics.jsonl`, TensorBoard always, Weights & Biases when asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from interproto_lib.config import TrainConfig
+from interproto_lib.errors import ConfigError
+from interproto_lib.files import atomic_write
+
+
+class MetricsLog:
+    """Writes metrics as they come, so that they can be followed live and outlive a kill.
+
+    Args:
+        folder: The run folder.
+        config: Settings of the training, for Weights & Biases.
+        resume_step: Rows after this step are dropped: they will be computed again.
+
+    Raises:
+        ConfigError: Weights & Biases is asked for but not installed.
+        WriteError: The folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, config: TrainConfig, *, resume_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._path = folder / "metrics.jsonl"
+        _keep_rows_up_to(self._path, resume_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
+        self._wandb = _start_wandb(folder, config) if config.wandb else None
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Write one row; `step` is its key, all other values are plotted against it.
+
+        Args:
+            row: Metric names and finite values.
+        """
+        self._file.write(json.dumps(dict(row), allow_nan=False) + "\n")
+        self._file.flush()
+        values = {name: value for name, value in row.items() if name != "step"}
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, int(row["step"]))
+        self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(values, step=int(row["step"]))
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _keep_rows_up_to(path: Path, step: int) -> None:
+    """Drop rows after `step`, and a last line that a kill cut short."""
+    kept = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if row["step"] <= step:
+                kept.append(line + "\n")
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _start_wandb(folder: Path, config: TrainConfig) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "wandb=True needs the package: pip install 'interproto-lib[wandb]', or set wandb=False"
+        ) from error
+    return wandb.init(
+        project="interproto",
+        group=folder.parent.name,
+        name=folder.name,
+        dir=str(folder),
+        config=config.to_dict(),
+        resume="allow",
+        id=f"{folder.parent.name}-{folder.name}",
+    )

@@ -1,0 +1,131 @@
+"""A backbone and its prototypes under one loss: what Algorithm 1 of the paper optimises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from interproto_lib.config import TrainConfig
+from interproto_lib.errors import ConfigError
+from interproto_lib.losses import class_scores, inter_prototype_loss, margin_softmax_loss
+from interproto_lib.models import build_backbone
+from interproto_lib.models.inputs import images_to_input
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What one step computed, still on the device.
+
+    Attributes:
+        total: Scalar to differentiate, Eq. 7.
+        margin: Scalar, the margin loss, Eq. 3.
+        inter_prototype: Scalar, the Inter-Prototype loss before its weight, Eq. 5; 0 where it is off.
+        accuracy: Scalar, share of the batch whose nearest prototype is its own, without margin.
+    """
+
+    total: Tensor
+    margin: Tensor
+    inter_prototype: Tensor
+    accuracy: Tensor
+
+
+class Recognizer(nn.Module):
+    """Backbone f and prototypes W, with the loss of the settings.
+
+    The prototypes start as rows of independent uniform(-1, 1) numbers scaled to length 1, as in the official code.
+
+    Args:
+        config: Settings of the training.
+        image_size: Height and width of the images in pixels.
+        is_child: (n,) bool, which identities count as child identities; n is the number of prototypes.
+
+    Raises:
+        ConfigError: The settings ask for the Inter-Prototype loss but fewer than two prototypes are in its scope.
+    """
+
+    pushed_apart: Tensor
+
+    def __init__(self, config: TrainConfig, *, image_size: int, is_child: np.ndarray) -> None:
+        super().__init__()
+        n_identities = len(is_child)
+        scope = inter_prototype_scope(config, is_child)
+        self.config = config
+        self.backbone = build_backbone(
+            config.backbone, embedding_dim=config.embedding_dim, image_size=image_size, dropout=config.dropout
+        )
+        rows = torch.empty(n_identities, config.embedding_dim).uniform_(-1, 1)
+        self.prototypes = nn.Parameter(nn.functional.normalize(rows))
+        self.register_buffer("pushed_apart", torch.from_numpy(scope), persistent=False)
+
+    def forward(self, images: Tensor, labels: Tensor, *, autocast_dtype: torch.dtype | None = None) -> StepLosses:
+        """Compute the losses of a batch.
+
+        Args:
+            images: (b, h, w, 3) uint8.
+            labels: (b,) integers, rows of the prototypes.
+            autocast_dtype: Lower precision of the backbone; None keeps float32. The losses are float32 in any case.
+
+        Returns:
+            The losses.
+        """
+        config = self.config
+        device = images.device.type
+        with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            embeddings = self.backbone(images_to_input(images, channels_last=config.channels_last))
+        scores = class_scores(embeddings, self.prototypes, kind=config.margin_loss)
+        margin = margin_softmax_loss(scores, labels, kind=config.margin_loss, scale=config.scale, margin=config.margin)
+        if config.inter_prototype == "none":
+            pushed = margin.new_zeros(())
+            total = margin
+        else:
+            pushed = inter_prototype_loss(self.prototypes[self.pushed_apart], reduction=config.ip_reduction)
+            total = margin + config.ip_weight * pushed
+        accuracy = (scores.detach().argmax(1) == labels).float().mean()
+        return StepLosses(total=total, margin=margin.detach(), inter_prototype=pushed.detach(), accuracy=accuracy)
+
+
+def inter_prototype_scope(config: TrainConfig, is_child: np.ndarray) -> np.ndarray:
+    """Give the prototypes that the Inter-Prototype loss pushes apart.
+
+    Args:
+        config: Settings; `inter_prototype` names the scope.
+        is_child: (n,) bool, which identities count as child identities.
+
+    Returns:
+        Row numbers, int64; empty where the loss is off.
+
+    Raises:
+        ConfigError: The loss is on but there are fewer than two prototypes to push apart.
+    """
+    if config.inter_prototype == "none":
+        return np.empty(0, dtype=np.int64)
+    rows = np.flatnonzero(is_child) if config.inter_prototype == "child" else np.arange(len(is_child))
+    if len(rows) < 2:
+        raise ConfigError(
+            f"inter_prototype='child' needs two child identities, found {len(rows)} with at least "
+            f"min_child_images={config.min_child_images} images below {config.child_below_years:g} years. "
+            "Lower min_child_images, add age labels, or use inter_prototype='all'."
+        )
+    return rows.astype(np.int64)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Split parameters into those with weight decay and those of batch normalisation, without, as officially done.
+
+    Args:
+        model: The model.
+        weight_decay: L2 penalty of the first group.
+
+    Returns:
+        Two groups for `torch.optim`, together every parameter once.
+    """
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    spared = {id(p) for m in model.modules() if isinstance(m, norms) for p in m.parameters(recurse=False)}
+    parameters = list(model.parameters())
+    return [
+        {"params": [p for p in parameters if id(p) not in spared], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in spared], "weight_decay": 0.0},
+    ]
