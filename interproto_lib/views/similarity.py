@@ -16,7 +16,6 @@ from interproto_lib.views.style import (
     PAGE_WIDTH_INCHES,
     LabelledFigure,
     figure_style,
-    method_styles,
     new_figure,
     similarity_colours,
     symmetric_limit,
@@ -105,8 +104,10 @@ def similarity_figure(
             axes.set_axis_off()
         beyond = any(np.nanmax(np.abs(values), initial=0.0) > chosen for values, _, _ in drawn)
         bar = figure.colorbar(
-            image, ax=grid, extend="both" if beyond else "neither", shrink=0.9 if n_rows == 1 else 0.5, aspect=28, pad=0.02
+            image, ax=grid, extend="both" if beyond else "neither", shrink=0.9 if n_rows == 1 else 0.6, aspect=30, pad=0.02
         )
+        ticks = np.linspace(-chosen, chosen, 5)
+        bar.set_ticks(ticks, labels=[number(tick, decimals=3).rstrip("0").rstrip(".") for tick in ticks])
         bar.set_label("Mean cosine similarity")
         bar.outline.set_visible(False)
     return figure
@@ -151,3 +152,43 @@ def _cohort_words(panel: SimilarityMatrix) -> str:
 def _index_ticks(n: int) -> list[int]:
     step = next((s for e in range(7) for s in (10**e, 2 * 10**e, 5 * 10**e) if n / s <= 5), n)
     return list(range(0, n + 1, step))
+
+
+def describe_similarity(summaries: Mapping[str, SimilaritySummary], *, pairs: str) -> str:
+    """Compare the mean similarity of the methods with that of the first, in words.
+
+    Args:
+        summaries: Method to summary of its Eq. 2 values, baseline first.
+        pairs: What was compared, as in `pairs of child identities`.
+
+    Returns:
+        A few sentences with mean and share above the threshold; the wording follows sign and size of the differences.
+    """
+    (baseline, first), *others = summaries.items()
+    means = listed([f"{number(s.mean)} ({name})" for name, s in summaries.items()])
+    shares = listed([f"{s.share_above:.1%} ({name})" for name, s in summaries.items()])
+    sentences = [f"Over {first.n_pairs:,} {pairs} the mean similarity is {means}; above {first.threshold:g} lie {shares}."]
+    if others:
+        changes = [f"{compared(s.mean - first.mean)} with {name}" for name, s in others]
+        sentences.append(f"Against {baseline} the mean is {listed(changes)}.")
+    return " ".join(sentences)
+
+
+def describe_cohorts(summaries: Mapping[str, SimilaritySummary]) -> str:
+    """Compare the mean similarity of the cohorts of one method with that of the last cohort, in words.
+
+    Args:
+        summaries: Cohort (as in `child-child`) to summary of its Eq. 2 values; the last one is compared with.
+
+    Returns:
+        One or two sentences; the wording follows sign and size of the differences.
+    """
+    words = {cohort: cohort.replace("-", "–") for cohort in summaries}
+    *others, reference = summaries
+    means = [f"{number(s.mean)} over {s.n_pairs:,} {words[cohort]} pairs" for cohort, s in summaries.items()]
+    sentences = [f"The mean similarity of different identities is {listed(means)}."]
+    if others:
+        base = summaries[reference].mean
+        changes = [f"{words[c]} is {compared(summaries[c].mean - base)}" for c in others]
+        sentences.append(f"Against {words[reference]}, {listed(changes)}.")
+    return " ".join(sentences)

@@ -1,0 +1,268 @@
+"""Distributions of similarity: how many pairs of identities are how similar, in features and among prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
+
+from interproto_lib.errors import ConfigError
+from interproto_lib.views.style import (
+    PAGE_WIDTH_INCHES,
+    LabelledFigure,
+    MethodStyle,
+    figure_style,
+    method_styles,
+    new_figure,
+)
+from interproto_lib.views.wording import compared, listed, number
+
+SUMMARY_QUANTITIES = {
+    "mean": "Mean",
+    "rms": "Root mean square",
+    "p95": "95th percentile",
+    "share_above": "Share above {threshold:g}",
+}
+"""Columns that `similarity_summary_figure` draws, and how they are called there."""
+
+
+def similarity_distribution_figure(
+    values: Mapping[str, Mapping[str, np.ndarray]], *, threshold: float = 0.3, n_bins: int = 60
+) -> LabelledFigure:
+    """Draw how similar different identities are: left the density, right the share of pairs above each value.
+
+    One row a cohort, all in the same range; one line style a method. The right side has a logarithmic scale, so that
+    the few most similar pairs, those that are confused, can be read.
+
+    Args:
+        values: Cohort -> method -> values of Eq. 2, of any shape; NaN is ignored.
+        threshold: Marked by a vertical line.
+        n_bins: Bins of the density.
+
+    Returns:
+        The figure; short vertical marks on the left are the means.
+
+    Raises:
+        ConfigError: There is nothing to draw.
+    """
+    finite = {c: {m: v[np.isfinite(v)] for m, v in by_method.items()} for c, by_method in values.items()}
+    finite = {c: {m: v for m, v in by_method.items() if v.size} for c, by_method in finite.items()}
+    finite = {c: by_method for c, by_method in finite.items() if by_method}
+    if not finite:
+        raise ConfigError("There is no similarity of different identities to draw.")
+    everything = [v for by_method in finite.values() for v in by_method.values()]
+    edges = np.linspace(min(v.min() for v in everything), max(max(v.max() for v in everything), threshold), n_bins + 1)
+    styles = method_styles(method for by_method in finite.values() for method in by_method)
+    cohorts = listed([cohort.replace("-", "–") for cohort in finite])
+    description = f"Distributions of the similarity of different identities ({cohorts}) for {listed(list(styles))}."
+    with figure_style():
+        figure = new_figure(PAGE_WIDTH_INCHES, 0.75 + 1.55 * len(finite), description=description)
+        grid = figure.subplots(len(finite), 2, sharex=True, squeeze=False)
+        for (density, above), (cohort, by_method) in zip(grid, finite.items(), strict=True):
+            for method, of_method in by_method.items():
+                _draw_density(density, of_method, edges, styles[method])
+                _draw_share_above(above, of_method, styles[method])
+            for axes in (density, above):
+                axes.axvline(threshold, color="#8C8C8C", linewidth=0.8, zorder=0)
+            density.set(ylabel="Density", yticks=[], xlim=(edges[0], edges[-1]), ylim=(0, None))
+            density.set_title(f"{cohort.replace('-', '–')} pairs", loc="left")
+            above.set_ylabel("Share of pairs above")
+        smallest = min(1 / v.size for v in everything)
+        for axes in grid[:, 1]:
+            axes.set(yscale="log", ylim=(smallest / 1.5, 1.3))
+            axes.yaxis.grid(visible=True)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
+        for axes in grid[-1]:
+            axes.set_xlabel("Similarity of two identities (Eq. 2)")
+        _method_legend(figure, styles, Line2D([], [], color="#8C8C8C", linewidth=0.8, label=f"similarity {threshold:g}"))
+    return figure
+
+
+def _draw_density(axes: Axes, values: np.ndarray, edges: np.ndarray, style: MethodStyle) -> None:
+    density, _ = np.histogram(values, edges, density=True)
+    axes.stairs(density, edges, color=style.colour, linestyle=style.line, linewidth=1.3)
+    axes.plot([values.mean()], [0.0], linestyle="", marker=style.marker, markersize=5.5, color=style.colour,
+              markeredgecolor="white", markeredgewidth=0.6, clip_on=False, zorder=5)  # fmt: skip
+
+
+def _draw_share_above(axes: Axes, values: np.ndarray, style: MethodStyle) -> None:
+    ordered = np.sort(values, axis=None)
+    if ordered.size > 2000:
+        positions = np.unique(
+            np.concatenate([np.linspace(0, ordered.size - 1, 1500), ordered.size - np.geomspace(1, ordered.size, 500)])
+            .round()
+            .astype(np.int64)
+        )
+    else:
+        positions = np.arange(ordered.size)
+    share = 1 - positions / ordered.size
+    axes.plot(ordered[positions], share, drawstyle="steps-pre", color=style.colour, linestyle=style.line)
+
+
+def _method_legend(figure: LabelledFigure, styles: Mapping[str, MethodStyle], *more: Line2D) -> None:
+    handles = [
+        Line2D([], [], color=s.colour, linestyle=s.line, marker=s.marker, markersize=5, label=name)
+        for name, s in styles.items()
+    ]
+    figure.legend(handles=[*handles, *more], loc="outside upper center", ncols=4, handlelength=3.2)
+
+
+def prototype_vs_feature_figure(
+    prototype_values: Mapping[str, np.ndarray], feature_values: Mapping[str, np.ndarray], *, pairs: str
+) -> LabelledFigure:
+    """Draw, for the same pairs of identities, the similarity of features against that of prototypes, one panel a method.
+
+    Where the cloud lies above the dashed line, features are more alike than the prototypes they are trained towards.
+
+    Args:
+        prototype_values: Method -> cosines of the two prototypes, shape (n_pairs,).
+        feature_values: Method -> similarities of the two identities' features (Eq. 2), shape (n_pairs,), same pairs.
+        pairs: What the pairs are, as in `pairs of child identities`.
+
+    Returns:
+        The figure; all panels share axes and colours, the cross marks the means.
+
+    Raises:
+        ConfigError: The two mappings do not hold the same methods and pairs.
+    """
+    if not prototype_values or list(prototype_values) != list(feature_values):
+        raise ConfigError(
+            f"Prototype and feature similarities must be of the same methods; got {list(prototype_values)} and "
+            f"{list(feature_values)}."
+        )
+    clean = {}
+    for method, x in prototype_values.items():
+        y = feature_values[method]
+        if x.shape != y.shape or x.ndim != 1:
+            raise ConfigError(f"{method}: {x.shape} prototype and {y.shape} feature similarities are not one a pair.")
+        both = np.isfinite(x) & np.isfinite(y)
+        clean[method] = (x[both].astype(np.float64), y[both].astype(np.float64))
+    low = min(min(x.min(), y.min()) for x, y in clean.values())
+    high = max(max(x.max(), y.max()) for x, y in clean.values())
+    extent = (low - 0.03 * (high - low), high + 0.03 * (high - low))
+    n_columns = min(3, len(clean))
+    n_rows = -(-len(clean) // n_columns)
+    side = min(2.7, (PAGE_WIDTH_INCHES - 0.8) / n_columns)
+    description = f"Similarity of features against similarity of prototypes of {pairs} for {listed(list(clean))}."
+    with figure_style():
+        figure = new_figure(0.9 + side * n_columns, 0.25 + n_rows * (side + 0.3), description=description)
+        figure.set_layout_engine("compressed", w_pad=0.06, h_pad=0.06)
+        grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+        greys = ListedColormap(mpl.colormaps["Greys"](np.linspace(0.22, 1.0, 256)))
+        clouds = []
+        for axes, (method, (x, y)) in zip(grid.flat, clean.items(), strict=False):
+            clouds.append(
+                axes.hexbin(x, y, gridsize=36, extent=(*extent, *extent), mincnt=1, cmap=greys, linewidths=0.1)
+            )
+            axes.plot(extent, extent, color="#1A1A1A", linewidth=0.8, linestyle=(0, (4, 3)))
+            axes.plot([x.mean()], [y.mean()], marker="P", markersize=9, color="#D55E00", markeredgecolor="white")
+            correlation = np.corrcoef(x, y)[0, 1] if x.size > 2 and x.std() > 0 and y.std() > 0 else np.nan
+            axes.set_title(f"{method}\nr = {number(correlation, decimals=2)}, n = {x.size:,}", linespacing=1.3)
+            axes.set(xlim=extent, ylim=extent, aspect="equal")
+        counts = LogNorm(vmin=1, vmax=max(2.0, *(cloud.get_array().max() for cloud in clouds)))
+        for cloud in clouds:
+            cloud.set_norm(counts)
+        for axes in grid.flat[len(clean) :]:
+            axes.set_axis_off()
+        for axes in grid[-1]:
+            axes.set_xlabel("Cosine of prototypes")
+        for axes in grid[:, 0]:
+            axes.set_ylabel("Similarity of features (Eq. 2)")
+        bar = figure.colorbar(clouds[0], ax=grid, shrink=0.85, aspect=26, pad=0.02, format="{x:,.0f}")
+        bar.set_label("Pairs in a cell")
+        bar.outline.set_visible(False)
+    return figure
+
+
+def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) -> LabelledFigure:
+    """Draw mean, rms, 95th percentile and share above the threshold of prototypes and features, one dot a seed.
+
+    Args:
+        table: One row a method, seed and `what` (`prototypes` or `features`), with the columns `mean`, `rms`, `p95` and
+            `share_above`; methods and `what` are drawn in the order of their first row.
+        threshold: What `share_above` was counted with.
+
+    Returns:
+        The figure, one panel a quantity; bars are means over seeds, hollow dots single seeds.
+    """
+    kinds = list(dict.fromkeys(table["what"]))
+    styles = method_styles(table["method"])
+    description = f"Similarity of {listed(kinds)} for {listed(list(styles))}: mean, rms, 95th percentile, share above."
+    with figure_style():
+        height = 0.85 + 0.2 * len(kinds) * len(styles) + 0.18 * len(kinds)
+        figure = new_figure(PAGE_WIDTH_INCHES, height, description=description)
+        grid = figure.subplots(1, len(SUMMARY_QUANTITIES), sharey=True)
+        for axes, (column, title) in zip(grid, SUMMARY_QUANTITIES.items(), strict=True):
+            centres = _draw_summary_dots(axes, table, column, kinds, styles)
+            axes.axvline(0, color="#404040", linewidth=0.7)
+            axes.set_title(title.format(threshold=threshold))
+            axes.xaxis.grid(visible=True)
+            axes.locator_params(axis="x", nbins=4)
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        grid[-1].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"))
+        grid[0].set_yticks(centres, kinds)
+        grid[0].set_ylim(len(kinds) * (len(styles) + 1) - 1.3, -0.8)
+        _method_legend(figure, styles)
+    return figure
+
+
+def _draw_summary_dots(
+    axes: Axes, table: pd.DataFrame, column: str, kinds: list[str], styles: Mapping[str, MethodStyle]
+) -> list[float]:
+    centres = []
+    for k, kind in enumerate(kinds):
+        top = k * (len(styles) + 1)
+        centres.append(top + (len(styles) - 1) / 2)
+        for m, (method, style) in enumerate(styles.items()):
+            seeds = table.loc[(table["what"] == kind) & (table["method"] == method), column].to_numpy(dtype=float)
+            if seeds.size == 0:
+                continue
+            axes.plot([0, seeds.mean()], [top + m] * 2, color=style.colour, linestyle=style.line)
+            axes.plot(seeds, [top + m] * seeds.size, linestyle="", marker=style.marker, markersize=4.5, color=style.colour,
+                      markerfacecolor="white", markeredgewidth=1.0)  # fmt: skip
+            axes.plot([seeds.mean()], [top + m], marker="|", markersize=11, markeredgewidth=1.8, color=style.colour)
+    return centres
+
+
+def describe_prototypes_and_features(table: pd.DataFrame) -> str:
+    """Say for each method but the first how prototypes and how features changed, and whether the two agree.
+
+    Args:
+        table: As for `similarity_summary_figure`; the first method is the baseline.
+
+    Returns:
+        One sentence a method and, if there are methods to compare, nothing that the numbers do not say.
+    """
+    means = table.groupby(["method", "what"], sort=False)[["mean", "rms"]].mean()
+    baseline, *others = dict.fromkeys(table["method"])
+    n_seeds = table["seed"].nunique()
+    over = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    if not others:
+        row = means.loc[(baseline, "prototypes")], means.loc[(baseline, "features")]
+        return (
+            f"{baseline}, {over}: mean similarity {number(row[0]['mean'])} of prototypes and {number(row[1]['mean'])} of "
+            "features."
+        )
+    sentences = []
+    for method in others:
+        prototypes, features = (means.loc[(method, w)] - means.loc[(baseline, w)] for w in ("prototypes", "features"))
+        directions = {int(np.sign(round(float(change["mean"]), 3))) for change in (prototypes, features)}
+        if len(directions) == 2:
+            verdict = "prototypes and features do not move together"
+        elif directions == {0}:
+            verdict = "neither moves"
+        else:
+            verdict = "prototypes and features move the same way"
+        sentences.append(
+            f"{method} against {baseline} ({over}): the mean similarity of prototypes is {compared(prototypes['mean'])} "
+            f"(rms {compared(prototypes['rms'])}), that of features {compared(features['mean'])} "
+            f"(rms {compared(features['rms'])}); {verdict}."
+        )
+    return " ".join(sentences)
