@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from interproto_lib.errors import ConfigError
 from interproto_lib.models.backbone import Backbone
+from interproto_lib.models.checkpoints import load_backbone_weights, save_backbone
 from interproto_lib.models.complexity import count_multiply_adds, count_parameters
 from interproto_lib.models.ir import IRBackbone, ir50, ir100, ir152, ir_se50, ir_se100, ir_se152
 from interproto_lib.models.mobilefacenet import MobileFaceNet, mobilefacenet
@@ -72,7 +73,9 @@ __all__ = [
     "ir_se50",
     "ir_se100",
     "ir_se152",
+    "load_backbone_weights",
     "mobilefacenet",
+    "save_backbone",
     "small",
     "tiny",
 ]

@@ -30,7 +30,8 @@ def count_multiply_adds(module: nn.Module, image_size: int) -> int:
 
     A convolution costs (output values) * (input channels / groups) * (kernel area), a linear layer (output values) *
     (input features); biases, normalisations and activations are not counted. The papers' "FLOPs" are this number.
-    The module is run on shapes only ("meta" tensors), so it takes milliseconds whatever the size and is not changed.
+    The module is run on shapes only ("meta" tensors) and not changed: milliseconds whatever its size, after the
+    seconds that torch takes to prepare for such tensors once in a process.
 
     Args:
         module: A module that takes a (1, 3, image_size, image_size) batch.
