@@ -1,1 +1,52 @@
-"""Tables, images and pairs: what goes into training and evaluation."""
+"""Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
+
+from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
+from interproto_lib.data.formats.identity_folders import read_identity_folder
+from interproto_lib.data.manifests import (
+    AGE_GROUPS,
+    CHILD_BELOW_YEARS,
+    MANIFEST_COLUMNS,
+    SPLITS,
+    ManifestSummary,
+    age_group,
+    class_table,
+    read_manifest,
+    summarise_manifest,
+    validate_manifest,
+    write_manifest,
+)
+from interproto_lib.data.protocols import (
+    ADULT_FROM_YEARS,
+    PAIR_KINDS,
+    available_pair_kinds,
+    verification_pairs,
+)
+from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
+
+__all__ = [
+    "ADULT_FROM_YEARS",
+    "AGE_GROUPS",
+    "CHILD_BELOW_YEARS",
+    "MANIFEST_COLUMNS",
+    "PAIR_KINDS",
+    "SPLITS",
+    "DatasetCard",
+    "FaceDataset",
+    "ManifestSummary",
+    "age_group",
+    "available_pair_kinds",
+    "class_table",
+    "list_cards",
+    "load_dataset",
+    "read_card",
+    "read_identity_folder",
+    "read_manifest",
+    "require_dataset",
+    "save_dataset",
+    "summarise_manifest",
+    "training_labels",
+    "validate_manifest",
+    "verification_pairs",
+    "verify_dataset",
+    "write_manifest",
+]
