@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,8 +237,9 @@ class _Trainer:
 
     def _save_backbone(self, path: Path) -> None:
         config = self.config
-        names = {"backbone": config.backbone, "embedding_dim": str(config.embedding_dim), "channels": "RGB"}
-        save_backbone(self.recognizer.backbone, path, metadata=names)
+        network = {"backbone": config.backbone, "embedding_dim": config.embedding_dim, "channels": "RGB"}
+        # One entry, because safetensors keeps several in no fixed order and equal runs are to be equal bytes.
+        save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
 
     def _finish(self) -> None:
         from safetensors.numpy import save_file
