@@ -303,7 +303,7 @@ def test_prototypes_start_as_the_official_code_has_them():
     model = Recognizer(tiny(embedding_dim=512), image_size=56, is_child=np.zeros(50, dtype=bool))
     rows = model.prototypes.detach()
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(50))
-    # Uniform(-1, 1) scaled to unit length in 512 dimensions: no entry exceeds sqrt(3 / 512) by more than sampling noise.
+    # Uniform(-1, 1) scaled to unit length in 512 dimensions: entries stay near sqrt(3 / 512) or below.
     assert float(rows.abs().max()) < 1.1 * (3 / 512) ** 0.5
 
 
