@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -80,7 +81,9 @@ def similarity_distribution_figure(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         for axes in grid[-1]:
             axes.set_xlabel("Similarity of two identities (Eq. 2)")
-        _method_legend(figure, styles, Line2D([], [], color="#8C8C8C", linewidth=0.8, label=f"similarity {threshold:g}"))
+        _method_legend(
+            figure, styles, Line2D([], [], color="#8C8C8C", linewidth=0.8, label=f"similarity {threshold:g}")
+        )
     return figure
 
 
@@ -116,7 +119,7 @@ def _method_legend(figure: LabelledFigure, styles: Mapping[str, MethodStyle], *m
 def prototype_vs_feature_figure(
     prototype_values: Mapping[str, np.ndarray], feature_values: Mapping[str, np.ndarray], *, pairs: str
 ) -> LabelledFigure:
-    """Draw, for the same pairs of identities, the similarity of features against that of prototypes, one panel a method.
+    """Draw, pair of identities by pair, the similarity of features against that of prototypes, one panel a method.
 
     Where the cloud lies above the dashed line, features are more alike than the prototypes they are trained towards.
 
@@ -151,8 +154,9 @@ def prototype_vs_feature_figure(
     side = min(2.7, (PAGE_WIDTH_INCHES - 0.8) / n_columns)
     description = f"Similarity of features against similarity of prototypes of {pairs} for {listed(list(clean))}."
     with figure_style():
-        figure = new_figure(0.9 + side * n_columns, 0.25 + n_rows * (side + 0.3), description=description)
-        figure.set_layout_engine("compressed", w_pad=0.06, h_pad=0.06)
+        figure = new_figure(
+            0.9 + side * n_columns, 0.25 + n_rows * (side + 0.3), description=description, layout="compressed"
+        )
         grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         greys = ListedColormap(mpl.colormaps["Greys"](np.linspace(0.22, 1.0, 256)))
         clouds = []
@@ -206,7 +210,9 @@ def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) ->
             axes.locator_params(axis="x", nbins=4)
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
-        grid[-1].xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}"))
+        grid[-1].xaxis.set_major_formatter(
+            FuncFormatter(lambda share, _: f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}")
+        )
         grid[0].set_yticks(centres, kinds)
         grid[0].set_ylim(len(kinds) * (len(styles) + 1) - 1.3, -0.8)
         _method_legend(figure, styles)
@@ -225,8 +231,8 @@ def _draw_summary_dots(
             if seeds.size == 0:
                 continue
             axes.plot([0, seeds.mean()], [top + m] * 2, color=style.colour, linestyle=style.line)
-            axes.plot(seeds, [top + m] * seeds.size, linestyle="", marker=style.marker, markersize=4.5, color=style.colour,
-                      markerfacecolor="white", markeredgewidth=1.0)  # fmt: skip
+            hollow: Any = {"markerfacecolor": "white", "markeredgecolor": style.colour, "markersize": 4.5}
+            axes.plot(seeds, [top + m] * seeds.size, linestyle="", marker=style.marker, **hollow)
             axes.plot([seeds.mean()], [top + m], marker="|", markersize=11, markeredgewidth=1.8, color=style.colour)
     return centres
 
@@ -245,11 +251,8 @@ def describe_prototypes_and_features(table: pd.DataFrame) -> str:
     n_seeds = table["seed"].nunique()
     over = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
     if not others:
-        row = means.loc[(baseline, "prototypes")], means.loc[(baseline, "features")]
-        return (
-            f"{baseline}, {over}: mean similarity {number(row[0]['mean'])} of prototypes and {number(row[1]['mean'])} of "
-            "features."
-        )
+        values = [f"{number(means.loc[(baseline, what), 'mean'])} of {what}" for what in ("prototypes", "features")]
+        return f"{baseline}, {over}: mean similarity {listed(values)}."
     sentences = []
     for method in others:
         prototypes, features = (means.loc[(method, w)] - means.loc[(baseline, w)] for w in ("prototypes", "features"))
@@ -261,8 +264,8 @@ def describe_prototypes_and_features(table: pd.DataFrame) -> str:
         else:
             verdict = "prototypes and features move the same way"
         sentences.append(
-            f"{method} against {baseline} ({over}): the mean similarity of prototypes is {compared(prototypes['mean'])} "
-            f"(rms {compared(prototypes['rms'])}), that of features {compared(features['mean'])} "
-            f"(rms {compared(features['rms'])}); {verdict}."
+            f"{method} against {baseline} ({over}): the mean similarity of prototypes is "
+            f"{compared(prototypes['mean'])} (rms {compared(prototypes['rms'])}), that of features "
+            f"{compared(features['mean'])} (rms {compared(features['rms'])}); {verdict}."
         )
     return " ".join(sentences)

@@ -134,9 +134,7 @@ def _legend(figure: LabelledFigure, n_adult: int, n_child: int) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=2, handletextpad=0.3)
 
 
-def describe_purity(
-    purity: Mapping[str, Sequence[float]], *, base_rate: float, k: int, n_child: int
-) -> str:
+def describe_purity(purity: Mapping[str, Sequence[float]], *, base_rate: float, k: int, n_child: int) -> str:
     """Say how many of a child prototype's neighbours are children, for each method, against chance and the baseline.
 
     Args:
@@ -149,7 +147,9 @@ def describe_purity(
         A few sentences; the wording follows the numbers.
     """
     if n_child == 0:
-        return "No identity counts as a child identity here, so neighbours cannot be told apart and one colour is drawn."
+        return (
+            "No identity counts as a child identity here, so neighbours cannot be told apart and one colour is drawn."
+        )
     means = {method: float(np.mean(values)) for method, values in purity.items()}
     n_seeds = max(len(values) for values in purity.values())
     over = "one seed" if n_seeds == 1 else f"mean of {n_seeds} seeds"

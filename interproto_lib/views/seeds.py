@@ -30,7 +30,9 @@ def paired_differences(table: pd.DataFrame, *, confidence: float = 0.95) -> dict
     """
     missing = [column for column in PAIRED_COLUMNS if column not in table.columns]
     if missing:
-        raise ConfigError(f"The table of paired values has no column {listed(missing)}; it has {listed(list(table))}.")
+        raise ConfigError(
+            f"The table of paired values has no column {listed(missing)}; its columns: {listed([*map(str, table)])}."
+        )
     twice = table.duplicated(["measure", "method", "seed"])
     if twice.any():
         raise ConfigError(f"Seed given twice: {table.loc[twice, ['measure', 'method', 'seed']].iloc[0].to_dict()}.")
@@ -68,7 +70,9 @@ def paired_difference_figure(
         table, baseline=baseline, unit=unit, scale=scale, confidence=confidence
     )
     with figure_style():
-        figure = new_figure(PAGE_WIDTH_INCHES, 0.95 + 0.24 * (len(differences) + len(measures)), description=description)
+        figure = new_figure(
+            PAGE_WIDTH_INCHES, 0.95 + 0.24 * (len(differences) + len(measures)), description=description
+        )
         axes = figure.subplots()
         axes.axvline(0, color="#404040", linewidth=0.9)
         row, centres = 0.0, []
@@ -116,7 +120,7 @@ def describe_paired_differences(
     confidence: float = 0.95,
     decimals: int = 2,
 ) -> str:
-    """Say for each measure and method how large the difference to the baseline is, and whether it stands out from chance.
+    """Say how large each difference to the baseline is, and whether it stands out from chance.
 
     Args:
         table: As for `paired_difference_figure`.
@@ -134,7 +138,8 @@ def describe_paired_differences(
         mean = signed(scale * difference.mean, decimals=decimals)
         if difference.n < 2:
             sentences.append(
-                f"{measure}: {method} differs from {baseline} by {mean} {unit} in one seed, which says nothing about chance."
+                f"{measure}: {method} differs from {baseline} by {mean} {unit} in one seed; how much of it is chance "
+                "cannot be said."
             )
             continue
         low, high = scale * difference.low, scale * difference.high
@@ -142,8 +147,9 @@ def describe_paired_differences(
             verdict = f"the interval lies {'above' if low > 0 else 'below'} zero"
         else:
             verdict = "the interval holds zero: not told from chance"
+        interval = f"{number(low, decimals=decimals)} to {number(high, decimals=decimals)}"
         sentences.append(
-            f"{measure}: {method} differs from {baseline} by {mean} {unit} (mean of {difference.n} seeds, {confidence:.0%} "
-            f"interval {number(low, decimals=decimals)} to {number(high, decimals=decimals)}); {verdict}."
+            f"{measure}: {method} differs from {baseline} by {mean} {unit} (mean of {difference.n} seeds, "
+            f"{confidence:.0%} interval {interval}); {verdict}."
         )
     return " ".join(sentences)

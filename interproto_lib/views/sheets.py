@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
 from interproto_lib.errors import DatasetError
@@ -83,7 +84,7 @@ def contact_sheet_figure(
     description = f"Contact sheet of {len(rows)} identities, {n_child} of {len(images)} images show a child."
     with figure_style():
         figure = new_figure(1.0 + side * n_columns, 0.1 + (side + 0.2) * len(rows), description=description)
-        figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)
+        figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.015, wspace=0.0, hspace=0.0)
         panels = figure.subplots(len(rows), n_columns, squeeze=False)
         for panel in panels.flat:
             panel.set(xticks=[], yticks=[])
@@ -97,7 +98,7 @@ def contact_sheet_figure(
     return figure
 
 
-def _draw_face(panel, image, age_years) -> None:
+def _draw_face(panel: Axes, image: np.ndarray, age_years: float) -> None:
     panel.imshow(image, interpolation="lanczos", extent=(0, 1, 0, 1))
     is_child = age_years < CHILD_BELOW_YEARS
     colour = UNLABELLED_COLOUR if np.isnan(age_years) else CHILD_COLOUR if is_child else ADULT_COLOUR

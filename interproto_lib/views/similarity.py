@@ -1,4 +1,4 @@
-"""Similarity of identities: the maps of Fig. 2 and Fig. 4, the distributions behind them, and what they say in words."""
+"""Similarity of identities: the maps of Fig. 2 and Fig. 4, and what they say in words."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def similarity_figure(
         ConfigError: There is no panel, or not one title a panel.
     """
     if not panels or len(panels) != len(titles):
-        raise ConfigError(f"A similarity figure needs one title a panel; got {len(panels)} panels, {len(titles)} titles.")
+        raise ConfigError(
+            f"A similarity figure needs one title a panel; got {len(panels)} panels, {len(titles)} titles."
+        )
     drawn = [_drawn_values(panel) for panel in panels]
     chosen = symmetric_limit([off_diagonal for _, off_diagonal, _ in drawn]) if limit is None else limit
     n_columns = min(n_columns, len(panels))
@@ -91,8 +93,9 @@ def similarity_figure(
     shown = [f"{title} {_cohort_words(panel)}" for title, panel in zip(titles, panels, strict=True)]
     description = f"Similarity maps, colours from {number(-chosen, decimals=2)} to {chosen:.2f}: {'; '.join(shown)}."
     with figure_style():
-        figure = new_figure(0.9 + side * n_columns, 0.1 + n_rows * (side + 0.45), description=description)
-        figure.set_layout_engine("compressed", w_pad=0.06, h_pad=0.06)
+        figure = new_figure(
+            0.9 + side * n_columns, 0.1 + n_rows * (side + 0.45), description=description, layout="compressed"
+        )
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for index, (axes, panel, title) in enumerate(zip(grid.flat, panels, titles, strict=False)):
             image = _draw_map(axes, panel, drawn[index], limit=chosen)
@@ -104,10 +107,15 @@ def similarity_figure(
             axes.set_axis_off()
         beyond = any(np.nanmax(np.abs(values), initial=0.0) > chosen for values, _, _ in drawn)
         bar = figure.colorbar(
-            image, ax=grid, extend="both" if beyond else "neither", shrink=0.9 if n_rows == 1 else 0.6, aspect=30, pad=0.02
+            image,
+            ax=grid,
+            extend="both" if beyond else "neither",
+            shrink=0.9 if n_rows == 1 else 0.6,
+            aspect=30,
+            pad=0.02,
         )
         ticks = np.linspace(-chosen, chosen, 5)
-        bar.set_ticks(ticks, labels=[number(tick, decimals=3).rstrip("0").rstrip(".") for tick in ticks])
+        bar.set_ticks(list(ticks), labels=[number(tick, decimals=3).rstrip("0").rstrip(".") for tick in ticks])
         bar.set_label("Mean cosine similarity")
         bar.outline.set_visible(False)
     return figure
@@ -167,7 +175,9 @@ def describe_similarity(summaries: Mapping[str, SimilaritySummary], *, pairs: st
     (baseline, first), *others = summaries.items()
     means = listed([f"{number(s.mean)} ({name})" for name, s in summaries.items()])
     shares = listed([f"{s.share_above:.1%} ({name})" for name, s in summaries.items()])
-    sentences = [f"Over {first.n_pairs:,} {pairs} the mean similarity is {means}; above {first.threshold:g} lie {shares}."]
+    sentences = [
+        f"Over {first.n_pairs:,} {pairs} the mean similarity is {means}; above {first.threshold:g} lie {shares}."
+    ]
     if others:
         changes = [f"{compared(s.mean - first.mean)} with {name}" for name, s in others]
         sentences.append(f"Against {baseline} the mean is {listed(changes)}.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -35,7 +36,7 @@ FIGURE_FORMATS = ("png", "svg", "pdf")
 _SAVED_DPI = 300
 _SHOWN_DPI = 100
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -67,7 +68,7 @@ _STYLE: dict[str, Any] = {
     "mathtext.default": "regular",
 }
 
-_SAVE_STYLE: dict[str, Any] = {"svg.hashsalt": "interproto_lib", "svg.fonttype": "path", "pdf.fonttype": 42}
+_SAVE_STYLE: Any = {"svg.hashsalt": "interproto_lib", "svg.fonttype": "path", "pdf.fonttype": 42}
 
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": "interproto_lib"},
@@ -151,21 +152,26 @@ class LabelledFigure(Figure):
         return data, {"image/png": metadata}
 
 
-def new_figure(width_inches: float, height_inches: float, *, description: str) -> LabelledFigure:
+def new_figure(
+    width_inches: float,
+    height_inches: float,
+    *,
+    description: str,
+    layout: Literal["constrained", "compressed"] = "constrained",
+) -> LabelledFigure:
     """Make an empty white figure that spaces its panels itself.
 
     Args:
         width_inches: Width; `PAGE_WIDTH_INCHES` fills a page.
         height_inches: Height.
         description: What the figure will show, for readers who cannot see it.
+        layout: `compressed` puts panels of fixed aspect close together.
 
     Returns:
         The figure, without axes.
     """
-    figure = LabelledFigure(
-        figsize=(width_inches, height_inches), dpi=_SHOWN_DPI, facecolor="white", layout="constrained"
-    )
-    figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
+    figure = LabelledFigure(figsize=(width_inches, height_inches), dpi=_SHOWN_DPI, facecolor="white")
+    figure.set_layout_engine(layout, w_pad=0.06, h_pad=0.06)
     figure.description = description
     return figure
 
@@ -195,7 +201,7 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
 
 
 def similarity_colours() -> Colormap:
-    """Give the diverging map of similarities: seaborn's `vlag`, blue below 0, white at 0, red above; grey where missing.
+    """Give the map of similarities: seaborn's `vlag`, blue below 0, white at 0, red above; grey where missing.
 
     Returns:
         A colour map to be used with a range that is symmetric about 0.
@@ -210,7 +216,7 @@ def symmetric_limit(arrays: Iterable[np.ndarray], *, quantile: float = 0.995, st
 
     Args:
         arrays: Values of every panel, of any shape; NaN is ignored.
-        quantile: Share of absolute values that the range must hold, in (0, 1]. Values beyond are drawn in the end colours.
+        quantile: Share of absolute values that the range must hold, in (0, 1]; the rest is drawn in the end colours.
         step: The limit is rounded up to a multiple of it.
 
     Returns:
@@ -243,7 +249,7 @@ def display_names(names: Iterable[str], *, given: Mapping[str, str] | None = Non
     spelt = {"arcface": "ArcFace", "cosface": "CosFace", "normface": "NormFace", "softmax": "Softmax"}
     result = {}
     for name in names:
-        text = name.replace("-", "_").replace("inter_prototype", "Inter-Prototype").replace("interprototype", "Inter-Prototype")
+        text = re.sub("inter_?prototype", "Inter-Prototype", name.replace("-", "_"))
         text = " ".join(spelt.get(word, word) for word in text.split("_") if word)
         result[name] = (given or {}).get(name, text)
     return result

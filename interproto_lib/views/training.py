@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.style import (
@@ -70,6 +71,7 @@ def training_curves_figure(
                 _draw_runs(axes, of_method, column, styles[method])
             axes.set_title(title, loc="left")
             axes.yaxis.grid(visible=True)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             if drawn:
                 _scale(axes, np.concatenate([t[column].to_numpy(dtype=float) for of in drawn.values() for t in of]))
             else:

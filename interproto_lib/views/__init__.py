@@ -1,0 +1,60 @@
+"""Figures, tables and the sentences computed from them: plain arrays and tables in, matplotlib figures and text out."""
+
+from interproto_lib.views.ages import age_distribution_figure, describe_ages
+from interproto_lib.views.distributions import (
+    describe_prototypes_and_features,
+    prototype_vs_feature_figure,
+    similarity_distribution_figure,
+    similarity_summary_figure,
+)
+from interproto_lib.views.projection import describe_purity, projection_figure
+from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure, paired_differences
+from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
+from interproto_lib.views.similarity import block_means, describe_cohorts, describe_similarity, similarity_figure
+from interproto_lib.views.style import (
+    ADULT_COLOUR,
+    CHILD_COLOUR,
+    LabelledFigure,
+    display_names,
+    figure_style,
+    method_styles,
+    new_figure,
+    save_figure,
+    similarity_colours,
+    symmetric_limit,
+)
+from interproto_lib.views.tables import styled_table
+from interproto_lib.views.training import describe_training, training_curves_figure
+
+__all__ = [
+    "ADULT_COLOUR",
+    "CHILD_COLOUR",
+    "LabelledFigure",
+    "age_distribution_figure",
+    "block_means",
+    "contact_sheet_figure",
+    "contact_sheet_rows",
+    "describe_ages",
+    "describe_cohorts",
+    "describe_paired_differences",
+    "describe_prototypes_and_features",
+    "describe_purity",
+    "describe_similarity",
+    "describe_training",
+    "display_names",
+    "figure_style",
+    "method_styles",
+    "new_figure",
+    "paired_difference_figure",
+    "paired_differences",
+    "projection_figure",
+    "prototype_vs_feature_figure",
+    "save_figure",
+    "similarity_colours",
+    "similarity_distribution_figure",
+    "similarity_figure",
+    "similarity_summary_figure",
+    "styled_table",
+    "symmetric_limit",
+    "training_curves_figure",
+]
