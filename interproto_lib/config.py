@@ -20,6 +20,14 @@ Schedule = Literal["milestones", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
+def _taken_from(namespace: Mapping[str, Any], settings: type) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(settings)]
+    missing = [name for name in names if name not in namespace]
+    if missing:
+        raise ConfigError(f"No variable for the setting {', '.join(missing)}. Add it to the notebook's parameters.")
+    return {name: namespace[name] for name in names}
+
+
 def _require(holds: bool, name: str, value: Any, rule: str) -> None:
     if not holds:
         raise ConfigError(f"{name}={value!r}: must be {rule}")
@@ -204,6 +212,21 @@ class TrainConfig:
             raise ConfigError(f"Unknown training preset {name!r}. Known presets: {', '.join(TRAINING_PRESETS)}.")
         return cls.from_dict({**TRAINING_PRESETS[name], **changes})
 
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> TrainConfig:
+        """Make settings from the variables of a notebook, where every setting is a parameter.
+
+        Args:
+            namespace: Usually `globals()`; other names in it are left alone.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigError: A setting has no variable, or a value is wrong.
+        """
+        return cls(**_taken_from(namespace, cls))
+
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as a dict that JSON and `from_dict` understand."""
         settings = dataclasses.asdict(self)
@@ -219,16 +242,21 @@ class EvaluationConfig:
     """How a trained run is judged where the paper and the official code differ.
 
     Attributes:
-        threshold: `ten_fold` takes the threshold from the other folds; `best_on_test` takes the best one among the
-            test scores themselves, as the official code does (optimistic).
-        epoch: `last` judges the last epoch; `best_on_test` the best epoch of each test set on that test set, as the
-            official code does (optimistic; needs `keep_every_epoch`).
+        verification_threshold: `ten_fold` takes the threshold from the other folds; `best_on_test` takes the best one
+            among the test scores themselves, as the official code does (optimistic).
+        epoch_choice: `last` judges the last epoch; `best_on_test` the best epoch of each test set on that test set,
+            as the official code does (optimistic; needs `keep_every_epoch`).
         gap_inclusive: True takes pairs with a gap of at least 20 (30) years, False of more than 20 (30).
     """
 
-    threshold: Literal["ten_fold", "best_on_test"] = "ten_fold"
-    epoch: Literal["last", "best_on_test"] = "last"
+    verification_threshold: Literal["ten_fold", "best_on_test"] = "ten_fold"
+    epoch_choice: Literal["last", "best_on_test"] = "last"
     gap_inclusive: bool = True
+
+    @classmethod
+    def from_namespace(cls, namespace: Mapping[str, Any]) -> EvaluationConfig:
+        """Make settings from the variables of a notebook; see `TrainConfig.from_namespace`."""
+        return cls(**_taken_from(namespace, cls))
 
     def __post_init__(self) -> None:
         """Check types."""
@@ -280,8 +308,8 @@ gives on CASIA-WebFace. Momentum, weight decay on prototypes, dropout and flips 
 
 EVALUATION_PRESETS: dict[str, EvaluationConfig] = {
     "paper": EvaluationConfig(gap_inclusive=False),
-    "official": EvaluationConfig(threshold="best_on_test", epoch="best_on_test"),
-    "official_ms1mv2": EvaluationConfig(threshold="best_on_test", epoch="best_on_test"),
+    "official": EvaluationConfig(verification_threshold="best_on_test", epoch_choice="best_on_test"),
+    "official_ms1mv2": EvaluationConfig(verification_threshold="best_on_test", epoch_choice="best_on_test"),
 }
 """How the paper's text and the official code judge a run: "more than 20 years" against ">= 20", and the official
 choice of threshold and epoch on the test set itself, about which the text is silent."""

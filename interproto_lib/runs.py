@@ -249,7 +249,7 @@ def write_results(folder: str | Path, name: str, results: Sequence[Result], *, p
     """Write what a notebook found as JSON, with its parameters and the environment.
 
     Args:
-        folder: The experiment's folder; the file is `results/<name>.json` in it.
+        folder: An experiment's folder or a run's; the file is `results/<name>.json` in it.
         name: Name of the notebook or analysis.
         results: The numbers.
         parameters: The parameters they were computed with.
@@ -266,12 +266,13 @@ def write_results(folder: str | Path, name: str, results: Sequence[Result], *, p
     return path
 
 
-def read_results(folder: str | Path, name: str) -> list[Result]:
+def read_results(folder: str | Path, name: str, *, made_by: str) -> list[Result]:
     """Read what `write_results` wrote.
 
     Args:
-        folder: The experiment's folder.
+        folder: The folder it was written for: an experiment's or a run's.
         name: Name of the notebook or analysis.
+        made_by: The notebook that writes it, for the message where it is missing, as in `02_train`.
 
     Returns:
         The numbers.
@@ -281,7 +282,7 @@ def read_results(folder: str | Path, name: str) -> list[Result]:
     """
     path = Path(folder) / "results" / f"{name}.json"
     if not path.is_file():
-        raise RunError(f"{path} is missing. Run notebooks/{name}.ipynb for experiment {Path(folder).name!r} first.")
+        raise RunError(f"{path} is missing. Run notebooks/{made_by}.ipynb for {Path(folder).name!r} first.")
     records = json.loads(path.read_text(encoding="utf-8"))["results"]
     return [Result(**{**r, "interval": tuple(r["interval"]) if r["interval"] else None}) for r in records]
 

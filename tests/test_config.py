@@ -30,7 +30,11 @@ def test_official_preset_follows_the_code():
     on_ms1mv2 = TrainConfig.preset("official_ms1mv2")
     assert (on_ms1mv2.epochs, on_ms1mv2.milestones) == (25, (14, 19, 23))
     evaluation = EVALUATION_PRESETS["official"]
-    assert (evaluation.threshold, evaluation.epoch, evaluation.gap_inclusive) == ("best_on_test", "best_on_test", True)
+    assert (evaluation.verification_threshold, evaluation.epoch_choice, evaluation.gap_inclusive) == (
+        "best_on_test",
+        "best_on_test",
+        True,
+    )
     assert config.keep_every_epoch, "choosing an epoch afterwards needs every epoch"
     assert PAPER_SEEDS == (4885, 1234, 5678)
 
@@ -73,5 +77,5 @@ def test_wrong_settings_are_named(wrong, said):
 def test_unknown_presets_and_choices_are_named():
     with pytest.raises(ConfigError, match="Known presets: paper, official"):
         TrainConfig.preset("papr")
-    with pytest.raises(ConfigError, match="threshold='best'"):
-        EvaluationConfig(threshold="best")
+    with pytest.raises(ConfigError, match="verification_threshold='best'"):
+        EvaluationConfig(verification_threshold="best")
