@@ -1,0 +1,125 @@
+"""The short check that gives a training its outcome: verification of people it has never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from interproto_lib.analysis.embedding import Embeddings, embed_images, load_backbone
+from interproto_lib.analysis.verification import best_threshold_accuracy, pair_scores, roc_auc, ten_fold_accuracy
+from interproto_lib.config import EvaluationConfig
+from interproto_lib.data.datasets import FaceDataset
+from interproto_lib.data.protocols import available_pair_kinds, verification_pairs
+from interproto_lib.errors import RunError
+from interproto_lib.runs import Result, RunFolder
+
+HELD_OUT_COLUMNS = ("pairs", "n_pairs", "accuracy_percent", "sd_over_folds", "auc", "threshold", "epoch")
+"""Columns of the table that `held_out_check` gives."""
+
+
+def held_out_check(
+    run: RunFolder,
+    dataset: FaceDataset,
+    embeddings: Embeddings,
+    *,
+    evaluation: EvaluationConfig | None = None,
+    pair_seed: int = 0,
+) -> pd.DataFrame:
+    """Verify pairs of held-out identities by the cosine of their embeddings.
+
+    Args:
+        run: The run, for its epochs where one of them is to be chosen.
+        dataset: The dataset; its split `heldout` is used.
+        embeddings: Embeddings of all its images at the end of training.
+        evaluation: How threshold and epoch are chosen; None takes the defaults, which never look at the test pairs.
+        pair_seed: Seed of the negative pairs; the same for all runs that are compared.
+
+    Returns:
+        One row for each kind of pair that the ages allow, with the columns `HELD_OUT_COLUMNS`: kind, number of pairs
+        (half of them of one person), accuracy in percent, its standard deviation over folds in percentage points
+        (missing for `best_on_test`, which has no folds), area under the ROC curve, cosine threshold (mean over folds),
+        and the epoch judged. No row where there are no held-out identities.
+
+    Raises:
+        RunError: `epoch_choice="best_on_test"` but the run did not keep its epochs.
+    """
+    evaluation = evaluation or EvaluationConfig()
+    kinds = available_pair_kinds(dataset.manifest, gap_inclusive=evaluation.gap_inclusive)
+    pairs = {
+        kind: verification_pairs(dataset.manifest, kind, seed=pair_seed, gap_inclusive=evaluation.gap_inclusive)
+        for kind, n_positives in kinds.items()
+        if n_positives
+    }
+    last = run.config.epochs
+    tables = [_check(embeddings.vectors, pairs, evaluation, epoch=last)]
+    if evaluation.epoch_choice == "best_on_test":
+        if not run.config.keep_every_epoch:
+            raise RunError(f"Run {run.name!r} kept no epochs to choose from. Train it with keep_every_epoch=True.")
+        for epoch in range(1, last):
+            vectors = embed_images(load_backbone(run, epoch=epoch), dataset.images)
+            tables.append(_check(vectors, pairs, evaluation, epoch=epoch))
+    table = pd.concat(tables, ignore_index=True)
+    best = table.groupby("pairs", sort=False)["accuracy_percent"].idxmax()
+    return table.loc[best].reset_index(drop=True)
+
+
+def describe_held_out(table: pd.DataFrame) -> str:
+    """Say in a sentence how well each kind of pair is verified.
+
+    Args:
+        table: As `held_out_check` gives it.
+
+    Returns:
+        The sentence; it says so where there was nothing to verify or where no age label allows a child-adult pair.
+    """
+    if table.empty:
+        return "There are no held-out identities with two images, so nothing could be verified."
+    hardest = table.loc[table["accuracy_percent"].idxmin()]
+    accuracies = ", ".join(
+        f"{row.pairs} {row.accuracy_percent:.2f} % ({row.n_pairs:,} pairs)" for row in table.itertuples()
+    )
+    text = f"Accuracy on held-out identities: {accuracies}; chance is 50 %."
+    if len(table) > 1:
+        text += f" The hardest kind for this run is {hardest['pairs']}."
+    if not {"C20", "C30"} & set(table["pairs"]):
+        text += " There are no child-adult pairs: the ages of the held-out images allow none."
+    return text
+
+
+def held_out_results(table: pd.DataFrame, *, run: str) -> list[Result]:
+    """Turn the table of a held-out check into records.
+
+    Args:
+        table: As `held_out_check` gives it.
+        run: Name of the run.
+
+    Returns:
+        One result a kind of pair: the accuracy in percent.
+    """
+    return [
+        Result(
+            name=f"accuracy/{row.pairs}",
+            value=float(row.accuracy_percent),
+            unit="percent",
+            n=int(row.n_pairs),
+            n_of="pairs",
+            runs=(run,),
+            protocol=f"held-out identities, {row.pairs} pairs, epoch {row.epoch}",
+            note="The interval over seeds belongs to the comparison of runs; one run has none.",
+        )
+        for row in table.itertuples()
+    ]
+
+
+def _check(
+    vectors: object, pairs: dict[str, pd.DataFrame], evaluation: EvaluationConfig, *, epoch: int
+) -> pd.DataFrame:
+    rows: list[Sequence[object]] = []
+    for kind, table in pairs.items():
+        scores = pair_scores(vectors, table)
+        same = table["same"].to_numpy(dtype=bool)
+        choose = ten_fold_accuracy if evaluation.verification_threshold == "ten_fold" else best_threshold_accuracy
+        result = choose(scores, same)
+        rows.append((kind, len(table), 100 * result.mean, 100 * result.std, roc_auc(scores, same), result.threshold, epoch))
+    return pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
