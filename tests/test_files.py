@@ -1,0 +1,121 @@
+"""Writing files: whole or not at all, with a reason that a person can act on."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from interproto_lib.errors import RunError, WriteError
+from interproto_lib.files import atomic_write, file_lock, write_json
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 256 KiB, or a skip where this user may not mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_failed_block_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "new" / "table.csv"
+    write_json(path, {"old": 1})
+    with contextlib.suppress(KeyboardInterrupt), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == '{\n  "old": 1\n}\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["table.csv"]
+
+
+def test_the_temporary_file_keeps_the_suffix_and_the_mode_follows_the_umask(tmp_path):
+    with atomic_write(tmp_path / "images.npy") as temporary:
+        assert temporary.suffix == ".npy"
+        assert temporary.parent == tmp_path
+        temporary.touch()
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "images.npy").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_full_disk_is_said_and_loses_nothing(small_disk):
+    write_json(small_disk / "a.json", {"old": 1})
+    with (
+        pytest.raises(WriteError, match=r"No space left on device \(\d+ MiB free in .*Free some space"),
+        atomic_write(small_disk / "a.json") as temporary,
+    ):
+        temporary.write_bytes(bytes(2**20))
+    assert (small_disk / "a.json").read_text() == '{\n  "old": 1\n}\n'
+    assert [entry.name for entry in small_disk.iterdir()] == ["a.json"]
+
+
+def test_a_checkpoint_on_a_full_disk_is_a_write_error(small_disk):
+    import torch
+
+    from interproto_lib.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+
+    def state(step, n):
+        return TrainingState(
+            step=step,
+            recognizer={"w": torch.zeros(n)},
+            optimizer={},
+            window=torch.zeros(4),
+            random_state=torch.get_rng_state(),
+            cuda_random_state=None,
+            seconds=0.0,
+        )
+
+    path = small_disk / "checkpoint.pt"
+    save_checkpoint(state(1, 10), path)
+    with pytest.raises(WriteError, match=r"Cannot write .*checkpoint"):
+        save_checkpoint(state(2, 10**6), path)
+    assert load_checkpoint(path, device=torch.device("cpu")).step == 1
+
+
+def test_a_folder_that_may_not_be_written_is_said(tmp_path):
+    if os.geteuid() == 0:  # root may write anywhere on a common disk; a kernel folder refuses even root
+        target = Path("/proc/interproto/a.json")
+    else:
+        tmp_path.chmod(0o500)
+        target = tmp_path / "a.json"
+    with pytest.raises(WriteError, match=r"Cannot write .*a\.json"):
+        write_json(target, {})
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(WriteError, match="Cannot write"):
+        write_json(tmp_path / "runs" / "a.json", {})
+
+
+def test_json_refuses_numbers_that_are_none(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lock_keeps_a_second_process_out_and_vanishes_with_the_first(tmp_path):
+    code = (
+        "import sys, time; from interproto_lib.files import file_lock\n"
+        "with file_lock(sys.argv[1], busy='x'):\n    print('held', flush=True); time.sleep(60)"
+    )
+    path = tmp_path / "deep" / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=REPO, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(RunError, match="somebody is there"), file_lock(path, busy="somebody is there"):
+        pass
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with file_lock(path, busy="somebody is there"):
+        pass
