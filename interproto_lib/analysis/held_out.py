@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import pandas as pd
 
 from interproto_lib.analysis.embedding import Embeddings, embed_images, load_backbone
@@ -113,13 +112,17 @@ def held_out_results(table: pd.DataFrame, *, run: str) -> list[Result]:
 
 
 def _check(
-    vectors: object, pairs: dict[str, pd.DataFrame], evaluation: EvaluationConfig, *, epoch: int
+    vectors: np.ndarray, pairs: dict[str, pd.DataFrame], evaluation: EvaluationConfig, *, epoch: int
 ) -> pd.DataFrame:
-    rows: list[Sequence[object]] = []
+    rows: list[tuple[object, ...]] = []
     for kind, table in pairs.items():
         scores = pair_scores(vectors, table)
         same = table["same"].to_numpy(dtype=bool)
-        choose = ten_fold_accuracy if evaluation.verification_threshold == "ten_fold" else best_threshold_accuracy
-        result = choose(scores, same)
-        rows.append((kind, len(table), 100 * result.mean, 100 * result.std, roc_auc(scores, same), result.threshold, epoch))
+        if evaluation.verification_threshold == "ten_fold":
+            folds = ten_fold_accuracy(scores, same)
+            accuracy, deviation, threshold = folds.accuracy, folds.std, folds.threshold
+        else:
+            best = best_threshold_accuracy(scores, same)
+            accuracy, deviation, threshold = best.accuracy, float("nan"), best.threshold
+        rows.append((kind, len(table), 100 * accuracy, 100 * deviation, roc_auc(scores, same), threshold, epoch))
     return pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
