@@ -13,10 +13,16 @@ from typing import Any, TextIO
 import yaml
 
 from interproto_lib.errors import ConfigError, InterprotoError, WriteError
-from interproto_lib.presets import NOTEBOOK_SECTIONS, STORY_NOTEBOOK, TRAINING_NOTEBOOK, Preset, read_preset
-from interproto_lib.runs import PROJECT_ROOT, experiment_folder
+from interproto_lib.presets import (
+    NOTEBOOK_SECTIONS,
+    PRESETS_DIR,
+    STORY_NOTEBOOK,
+    TRAINING_NOTEBOOK,
+    Preset,
+    read_preset,
+)
 
-NOTEBOOKS_DIR = PROJECT_ROOT / "notebooks"
+NOTEBOOKS_DIR = PRESETS_DIR.parent
 """Folder of the project's notebooks and of the batch graph."""
 
 _INSERTED_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
@@ -134,7 +140,7 @@ def run_notebook(
     parameters: Mapping[str, Any] | None = None,
     *,
     label: str | None = None,
-    cwd: str | Path = PROJECT_ROOT,
+    cwd: str | Path = NOTEBOOKS_DIR.parent,
     stream: TextIO | None = None,
 ) -> Path:
     """Execute a notebook with papermill and write the executed copy.
@@ -147,7 +153,7 @@ def run_notebook(
         output: The executed copy to write; its folder is made.
         parameters: Parameter -> value; the rest keep their defaults.
         label: Name that stands before each line of progress; default the notebook's name.
-        cwd: Working directory of the notebook.
+        cwd: Working directory of the notebook; default the project's root.
         stream: Where the lines that the notebook prints go while it runs; default standard output.
 
     Returns:
@@ -182,7 +188,7 @@ def run_notebook(
                 cwd=str(cwd),
                 stdout_file=lines,
                 store_widget_state=False,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         executed.metadata.papermill["output_path"] = str(output.resolve())
         nbformat.write(executed, partial)
@@ -235,6 +241,8 @@ def reproduce(
         NotebookError: A notebook failed, or the experiment is being run by another call.
     """
     from snakemake.cli import main as snakemake
+
+    from interproto_lib.runs import experiment_folder
 
     chosen = read_preset(preset)
     _check_graph(chosen, Path(notebooks_dir), runs_dir)
