@@ -13,6 +13,9 @@ from interproto_lib.data.protocols import available_pair_kinds, verification_pai
 from interproto_lib.errors import RunError
 from interproto_lib.runs import Result, RunFolder
 
+N_FOLDS = 10
+"""Folds of the check; a kind with fewer pairs of one person is listed without an accuracy."""
+
 HELD_OUT_COLUMNS = ("pairs", "n_pairs", "accuracy_percent", "sd_over_folds", "auc", "threshold", "epoch")
 """Columns of the table that `held_out_check` gives."""
 
@@ -38,7 +41,8 @@ def held_out_check(
         One row for each kind of pair that the ages allow, with the columns `HELD_OUT_COLUMNS`: kind, number of pairs
         (half of them of one person), accuracy in percent, its standard deviation over folds in percentage points
         (missing for `best_on_test`, which has no folds), area under the ROC curve, cosine threshold (mean over folds),
-        and the epoch judged. No row where there are no held-out identities.
+        and the epoch judged. A
+        kind with fewer than ten pairs of one person has no accuracy. No row where there are no held-out identities.
 
     Raises:
         RunError: `epoch_choice="best_on_test"` but the run did not keep its epochs.
@@ -59,8 +63,8 @@ def held_out_check(
             vectors = embed_images(load_backbone(run, epoch=epoch), dataset.images)
             tables.append(_check(vectors, pairs, evaluation, epoch=epoch))
     table = pd.concat(tables, ignore_index=True)
-    best = table.groupby("pairs", sort=False)["accuracy_percent"].idxmax()
-    return table.loc[best].reset_index(drop=True)
+    best_first = table.sort_values("accuracy_percent", ascending=False, kind="stable").drop_duplicates("pairs")
+    return best_first.sort_index().reset_index(drop=True)
 
 
 def describe_held_out(table: pd.DataFrame) -> str:
@@ -74,13 +78,15 @@ def describe_held_out(table: pd.DataFrame) -> str:
     """
     if table.empty:
         return "There are no held-out identities with two images, so nothing could be verified."
-    hardest = table.loc[table["accuracy_percent"].idxmin()]
-    accuracies = ", ".join(
-        f"{row.pairs} {row.accuracy_percent:.2f} % ({row.n_pairs:,} pairs)" for row in table.itertuples()
-    )
-    text = f"Accuracy on held-out identities: {accuracies}; chance is 50 %."
-    if len(table) > 1:
-        text += f" The hardest kind for this run is {hardest['pairs']}."
+    judged = table.dropna(subset="accuracy_percent")
+    parts = [f"{r['pairs']} {r['accuracy_percent']:.2f} % ({r['n_pairs']:,} pairs)" for r in judged.to_dict("records")]
+    text = f"Accuracy on held-out identities: {', '.join(parts) or 'none'}; chance is 50 %."
+    if len(judged) > 1:
+        hardest = judged.sort_values("accuracy_percent")["pairs"].iloc[0]
+        text += f" The hardest kind for this run is {hardest}."
+    if len(judged) < len(table):
+        few = ", ".join(table.loc[table["accuracy_percent"].isna(), "pairs"])
+        text += f" Too few pairs of one person to be judged in {N_FOLDS} folds: {few}."
     if not {"C20", "C30"} & set(table["pairs"]):
         text += " There are no child-adult pairs: the ages of the held-out images allow none."
     return text
@@ -98,16 +104,16 @@ def held_out_results(table: pd.DataFrame, *, run: str) -> list[Result]:
     """
     return [
         Result(
-            name=f"accuracy/{row.pairs}",
-            value=float(row.accuracy_percent),
+            name=f"accuracy/{row['pairs']}",
+            value=None if np.isnan(row["accuracy_percent"]) else float(row["accuracy_percent"]),
             unit="percent",
-            n=int(row.n_pairs),
+            n=int(row["n_pairs"]),
             n_of="pairs",
             runs=(run,),
-            protocol=f"held-out identities, {row.pairs} pairs, epoch {row.epoch}",
+            protocol=f"held-out identities, {row['pairs']} pairs, epoch {row['epoch']}",
             note="The interval over seeds belongs to the comparison of runs; one run has none.",
         )
-        for row in table.itertuples()
+        for row in table.to_dict("records")
     ]
 
 
@@ -118,8 +124,10 @@ def _check(
     for kind, table in pairs.items():
         scores = pair_scores(vectors, table)
         same = table["same"].to_numpy(dtype=bool)
-        if evaluation.verification_threshold == "ten_fold":
-            folds = ten_fold_accuracy(scores, same)
+        if same.sum() < N_FOLDS:
+            accuracy = deviation = threshold = float("nan")
+        elif evaluation.verification_threshold == "ten_fold":
+            folds = ten_fold_accuracy(scores, same, n_folds=N_FOLDS)
             accuracy, deviation, threshold = folds.accuracy, folds.std, folds.threshold
         else:
             best = best_threshold_accuracy(scores, same)
