@@ -1,0 +1,56 @@
+"""Small notebooks in place of the real ones, to test the batch graph: each adds a line to `<experiment>/log.txt`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+COMMON = 'experiment: str = "none"  # experiment\nruns_dir: str = "runs"  # folder of all experiments\n'
+START = "from pathlib import Path\nfolder = Path(runs_dir) / experiment\nfolder.mkdir(parents=True, exist_ok=True)\n"
+LOG = 'with (folder / "log.txt").open("a") as log:\n    log.write({text} + "\\n")\n'
+TRAIN = """
+import time
+run_folder = folder / run
+run_folder.mkdir(exist_ok=True)
+place = run_folder / "epoch.txt"
+first = int(place.read_text()) if place.exists() else 0
+for epoch in range(first, epochs):
+    print(f"epoch {epoch + 1}/{epochs}", flush=True)
+    time.sleep(SECONDS)
+    place.write_text(str(epoch + 1))
+"""
+
+PRESET = """
+experiment: fake
+dataset: {n_identities: 3}
+train: {epochs: 3}
+methods:
+  arcface: {inter_prototype: none}
+  interproto: {inter_prototype: child}
+seeds: [0]
+similarity: {baseline: arcface, treated: [interproto]}
+projection: {baseline: arcface}
+story: {baseline: arcface}
+"""
+
+
+def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path], *, epoch_seconds: float = 0.0) -> Path:
+    """Write the five notebooks of the graph into `folder`; 02_train fails where the file `<experiment>/fail` is."""
+
+    def write(name: str, parameters: str, *cells: str) -> None:
+        log = LOG.format(text='f"02_train {run} from {first}"' if name == "02_train" else repr(name))
+        write_notebook(folder / f"{name}.ipynb", COMMON + parameters, [START, *cells, log], title=f"# {name}")
+
+    write("01_datasets_and_ages", "n_identities: int = 1  # identities\n")
+    write(
+        "02_train",
+        'run: str = "run"  # name\nseed: int = 0  # seed\nepochs: int = 1  # passes\n'
+        'inter_prototype: str = "none"  # scope\n',
+        'if (folder / "fail").exists():\n    raise ValueError("the file fail is here")',
+        TRAIN.replace("SECONDS", str(epoch_seconds)),
+    )
+    analysis = 'baseline: str = ""  # method\ntreated: list = []  # methods\n'
+    write("03_similarity", analysis)
+    write("04_prototype_projection", analysis)
+    write("00_start_here", 'baseline: str = ""  # method\n', 'print("the story")')
+    return folder
