@@ -119,8 +119,9 @@ class Reference:
                 shortcut = x[:, :, ::2, ::2]
             else:
                 shortcut = self.norm(self.conv(x, f"{p}.shortcut_layer.0", 2), f"{p}.shortcut_layer.1")
-            r = torch.relu(self.conv(self.norm(x, f"{p}.res_layer.0"), f"{p}.res_layer.1", 2, 1))
-            x = shortcut + self.norm(self.conv(r, f"{p}.res_layer.3", 1, 1), f"{p}.res_layer.4")
+            r = self.conv(self.norm(x, f"{p}.res_layer.0"), f"{p}.res_layer.1", 2, 1)
+            r = torch.relu(self.norm(r, f"{p}.res_layer.2"))
+            x = shortcut + self.norm(self.conv(r, f"{p}.res_layer.4", 1, 1), f"{p}.res_layer.5")
         x = self.norm(x, "output_layer.0").reshape(len(x), -1)
         return self.norm(x @ self.state["output_layer.3.weight"].T, "output_layer.4")
 

@@ -8,6 +8,7 @@ from interproto_lib.errors import ConfigError
 from interproto_lib.models.backbone import Backbone
 from interproto_lib.models.checkpoints import load_backbone_weights, save_backbone
 from interproto_lib.models.complexity import count_multiply_adds, count_parameters
+from interproto_lib.models.inputs import images_to_input
 from interproto_lib.models.ir import IRBackbone, ir50, ir100, ir152, ir_se50, ir_se100, ir_se152
 from interproto_lib.models.mobilefacenet import MobileFaceNet, mobilefacenet
 from interproto_lib.models.small import SmallBackbone, small, tiny
@@ -67,6 +68,7 @@ __all__ = [
     "build_backbone",
     "count_multiply_adds",
     "count_parameters",
+    "images_to_input",
     "ir50",
     "ir100",
     "ir152",

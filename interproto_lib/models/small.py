@@ -1,14 +1,20 @@
 """Two small IR-style networks that train in minutes on a CPU.
 
-Own design, for the built-in faces: the improved residual unit of `ir.py` with three changes, each kept because it was
-faster on one CPU thread in one and the same run of `benchmarks/bench_training_step.py` style measurements (56x56, batch
-64, float32, forward + backward + SGD, channels-last; the ratios are to the unit as in `ir.py` at the same widths):
+Own design, for the built-in faces: the improved residual unit of `ir.py` with four changes. Measured in one run, one
+thread of a CPU with AVX-512 bf16, 56x56, batch 64, channels-last float32, forward + backward + SGD, widths 32/64/128:
 
 - the stride stands in the unit's first convolution instead of its second: 1.7 times as many images a second;
 - ReLU in place instead of PReLU: another 1.3 times;
+- a batch normalisation between the first convolution and ReLU: no measurable time, and the training accuracy after 14
+  epochs on 400 drawn identities rises from .962 and .943 to .980 and .973 (two seeds);
 - the linear layer has no bias, for the batch normalisation after it would cancel it.
 
-bfloat16 autocast gives another 1.4 times on a CPU with AVX-512 bf16 instructions. Initialisation: PyTorch's defaults.
+`small` has the widths 24/48/96: 1.4 times as fast as 32/64/128 with held-out accuracy alike (child-adult AUC 87.2
+against 87.7, adult-adult 94.9 against 94.3, means of three seeds); 16/48/96 is another 1.3 times as fast and about one
+point of AUC lower. bfloat16 autocast is up to 1.5 times as fast again where the CPU has such instructions; in the two
+pairs of runs made it was one point of child-adult accuracy lower, which is within the spread of the seeds.
+
+Initialisation: PyTorch's defaults.
 """
 
 from __future__ import annotations
@@ -17,14 +23,15 @@ from torch import Tensor, nn
 
 from interproto_lib.models.backbone import Backbone
 
-SMALL_WIDTHS: tuple[int, ...] = (32, 64, 128)
+SMALL_WIDTHS: tuple[int, ...] = (24, 48, 96)
 TINY_WIDTHS: tuple[int, ...] = (16, 32, 64)
+"""Channels of the three units."""
 
 
 class SmallUnit(nn.Module):
-    """Improved residual unit of stride 2 with the stride first: BN, conv 3x3 / 2, ReLU, conv 3x3, BN; plus a shortcut.
+    """Improved residual unit of stride 2 with the stride first: BN, conv 3x3 / 2, BN, ReLU, conv 3x3, BN.
 
-    The shortcut is every second pixel where the width stays, else conv 1x1 / 2 and BN.
+    To that is added a shortcut: every second pixel where the width stays, else conv 1x1 / 2 and BN.
 
     Args:
         in_channels: Channels in.
@@ -43,6 +50,7 @@ class SmallUnit(nn.Module):
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_channels),
             nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(out_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False),
             nn.BatchNorm2d(out_channels),
@@ -92,7 +100,7 @@ class SmallBackbone(Backbone):
 
 
 def small(*, embedding_dim: int = 512, image_size: int = 112, dropout: float = 0.0) -> SmallBackbone:
-    """The network of the `demo` preset: widths 32, 64, 128. Arguments: see `SmallBackbone`."""
+    """The network of the `demo` preset: widths 24, 48, 96. Arguments: see `SmallBackbone`."""
     return SmallBackbone(SMALL_WIDTHS, embedding_dim=embedding_dim, image_size=image_size, dropout=dropout)
 
 
