@@ -167,10 +167,10 @@ def _parse_card(file: Path) -> DatasetCard:
     missing = [key for key in keys if key not in content]
     unknown = [str(key) for key in content if key not in keys]
     if missing or unknown:
-        problems = [
-            f"{label} {', '.join(names)}" for label, names in (("missing", missing), ("unknown", unknown)) if names
-        ]
-        raise ManifestError(f"{file}: {'; '.join(problems)}. The keys of a card are: {', '.join(keys)}.")
+        raise ManifestError(
+            f"{file}: missing keys: {', '.join(missing) or 'none'}; unknown keys: {', '.join(unknown) or 'none'}. "
+            f"The keys of a card are: {', '.join(keys)}."
+        )
     for key in keys:
         _check_value(file, key, content[key])
     if content["name"] != file.stem:
@@ -189,7 +189,7 @@ def _check_value(file: Path, key: str, value: Any) -> None:
     if key == "expected":
         if not isinstance(value, dict) or sorted(map(str, value)) != sorted(COUNTS):
             raise ManifestError(
-                f"{file}, key expected: it needs exactly the counts {', '.join(COUNTS)} (null: unknown)."
+                f"{file}, key expected: needed are just the counts {', '.join(COUNTS)} (null: unknown)."
             )
         for count, number in value.items():
             if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):

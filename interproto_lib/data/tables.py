@@ -138,7 +138,7 @@ class SourceTable:
                 values.map(lambda value: not isinstance(value, str)).to_numpy(dtype=bool),
                 column,
                 lambda value: (
-                    f"found {value!r}, a {type(value).__name__}, expected text. Convert the column with "
+                    f"found {value} of type {type(value).__name__}, expected text. Convert the column with "
                     f"manifest[{column!r}].astype(str), or quote the values where the table is made."
                 ),
             )
