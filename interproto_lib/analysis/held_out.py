@@ -40,9 +40,9 @@ def held_out_check(
     Returns:
         One row for each kind of pair that the ages allow, with the columns `HELD_OUT_COLUMNS`: kind, number of pairs
         (half of them of one person), accuracy in percent, its standard deviation over folds in percentage points
-        (missing for `best_on_test`, which has no folds), area under the ROC curve, cosine threshold (mean over folds),
-        and the epoch judged. A
-        kind with fewer than ten pairs of one person has no accuracy. No row where there are no held-out identities.
+        (missing for `best_on_test`, which has no folds), area under the ROC curve, cosine threshold (mean over folds)
+        and the epoch judged. A kind with fewer than ten pairs of one person has no accuracy. There is no row where
+        there are no held-out identities.
 
     Raises:
         RunError: `epoch_choice="best_on_test"` but the run did not keep its epochs.
