@@ -284,11 +284,12 @@ def test_a_failed_last_step_leaves_a_folder_that_is_refused(tmp_path: Path, monk
     verify_dataset(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_without_write_permission(tmp_path: Path):
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user may write anywhere")
     with pytest.raises(WriteError, match="Choose a folder you may write to"):
         save_dataset(make_dataset(), folder)
 

@@ -158,10 +158,11 @@ def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path):
         read(root)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path):
     root = make_folder(tmp_path)
     (root / "a").chmod(0o000)
+    if os.access(root / "a", os.R_OK):
+        pytest.skip("this user may read anything")
     try:
         with pytest.raises(DatasetError, match=r"Cannot look into .*a: Permission denied"):
             read(root)
