@@ -11,8 +11,9 @@ from interproto_lib.analysis.embedding import Embeddings, load_embeddings
 from interproto_lib.analysis.projection import nearest_neighbours
 from interproto_lib.analysis.similarity import COHORTS, cohort_similarity, prototype_similarity
 from interproto_lib.analysis.similarity_summary import summarise_similarity
+from interproto_lib.analysis.statistics import paired_difference
 from interproto_lib.errors import DatasetError, RunError
-from interproto_lib.runs import RunFolder, read_results
+from interproto_lib.runs import Result, RunFolder, read_results
 
 MEASURE_COLUMNS = ("measure", "method", "seed", "value")
 """Columns of the tables that `measure_runs` gives."""
@@ -136,3 +137,36 @@ def _cohort_mean(embeddings: Embeddings, cohort: str, split: str) -> float | Non
     except DatasetError:  # no identity has such images: the cohort does not exist here
         return None
     return summarise_similarity(matrix).mean if np.isfinite(matrix.values).sum() and len(matrix.values) > 1 else None
+
+
+def comparison_results(paired: Mapping[str, pd.DataFrame], *, baseline: str, confidence: float = 0.95) -> list[Result]:
+    """Turn paired tables into records: one mean difference, with its interval, for each measure and method.
+
+    Args:
+        paired: Unit of the values -> table as `paired_with_baseline` gives it.
+        baseline: Name of the baseline.
+        confidence: Confidence of the t-interval over seeds.
+
+    Returns:
+        The results, named `<measure>/<method> minus <baseline>`.
+    """
+    results = []
+    for unit, table in paired.items():
+        for (measure, method), rows in table.groupby(["measure", "method"], sort=False):
+            difference = paired_difference(
+                rows["baseline"].to_numpy(dtype=float), rows["treated"].to_numpy(dtype=float), confidence=confidence
+            )
+            results.append(
+                Result(
+                    name=f"{measure}/{method} minus {baseline}",
+                    value=difference.mean,
+                    unit=unit,
+                    n=difference.n,
+                    n_of="seeds",
+                    interval=difference.interval,
+                    confidence=confidence if difference.interval else None,
+                    runs=[f"{name}-s{seed}" for seed in rows["seed"] for name in (baseline, str(method))],
+                    note="" if difference.interval else "One seed has no interval.",
+                )
+            )
+    return results
