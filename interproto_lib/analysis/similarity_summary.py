@@ -1,0 +1,269 @@
+"""What a similarity matrix says in numbers: distribution, most confused pairs, prototypes against features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from interproto_lib.analysis.similarity import Floats, SimilarityMatrix, class_positions, unit_prototypes
+from interproto_lib.errors import ConfigError
+
+_SYMMETRY_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilaritySummary:
+    """Distribution of the similarity of pairs of different identities.
+
+    Attributes:
+        n_pairs: Pairs counted: unordered where the matrix is symmetric, ordered for child-adult.
+        mean: Their mean.
+        rms: Root of their mean square; for prototypes, the Inter-Prototype loss over n (n - 1), under the root.
+        p05: 5th percentile.
+        median: 50th percentile.
+        p95: 95th percentile.
+        max: Largest.
+        share_above: Share of pairs with a similarity above `threshold`.
+        threshold: That threshold, a cosine.
+    """
+
+    n_pairs: int
+    mean: float
+    rms: float
+    p05: float
+    median: float
+    p95: float
+    max: float
+    share_above: float
+    threshold: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields as a dictionary, for a table or JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrototypeFeatureGap:
+    """How far the similarity of prototypes is from the similarity of the features they stand for.
+
+    Attributes:
+        n_pairs: Pairs of different identities counted.
+        prototype_mean: Mean cosine of their prototypes.
+        feature_mean: Mean similarity of their images (Eq. 2).
+        gap_mean: Mean of prototype minus feature; below 0, features are closer together than prototypes.
+        gap_rms: Root mean square of the gap.
+        gap_p05: 5th percentile of the gap.
+        gap_median: Its median.
+        gap_p95: Its 95th percentile.
+        correlation: Pearson correlation of the two over the pairs; NaN where either is constant.
+    """
+
+    n_pairs: int
+    prototype_mean: float
+    feature_mean: float
+    gap_mean: float
+    gap_rms: float
+    gap_p05: float
+    gap_median: float
+    gap_p95: float
+    correlation: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the fields as a dictionary, for a table or JSON."""
+        return asdict(self)
+
+
+def summarise_similarity(
+    matrix: SimilarityMatrix | Floats, *, threshold: float = 0.3, both_orders: bool | None = None
+) -> SimilaritySummary:
+    """Summarise the off-diagonal entries of a similarity matrix.
+
+    A symmetric cohort counts each unordered pair once; child-adult counts both orders, since the child images of i
+    against the adult images of j are other pairs than the reverse. NaN entries (identities without images) are left
+    out and lower `n_pairs`.
+
+    Args:
+        matrix: A SimilarityMatrix, or a square array such as `prototype_similarity` gives.
+        threshold: Cosine above which a pair counts in `share_above`.
+        both_orders: None takes what the matrix says, and unordered pairs for an array, which must then be symmetric.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ConfigError: An array that is not square or, with unordered pairs, not symmetric; or no pair to count.
+
+    Example:
+        >>> summarise_similarity(np.array([[1.0, 0.4, 0.2], [0.4, 1.0, 0.3], [0.2, 0.3, 1.0]])).mean.__round__(3)
+        0.3
+    """
+    pairs = _pair_values(matrix, both_orders)
+    mean, mean_square = _moments(pairs)
+    above = np.count_nonzero(pairs > threshold)
+    p05, median, p95 = _quantiles(pairs)
+    return SimilaritySummary(
+        n_pairs=len(pairs),
+        mean=mean,
+        rms=mean_square**0.5,
+        p05=p05,
+        median=median,
+        p95=p95,
+        max=float(pairs.max()),
+        share_above=above / len(pairs),
+        threshold=threshold,
+    )
+
+
+def most_confused_pairs(matrix: SimilarityMatrix, *, top: int = 20) -> pd.DataFrame:
+    """List the pairs of different identities with the highest similarity.
+
+    Args:
+        matrix: The similarity of identities.
+        top: How many pairs, >= 1; fewer are returned where there are fewer.
+
+    Returns:
+        Columns `row_identity`, `column_identity`, `similarity`, `n_row_images`, `n_column_images`, highest first. A
+        symmetric cohort lists each unordered pair once, child-adult each order.
+
+    Raises:
+        ConfigError: `top` is below 1.
+    """
+    if top < 1:
+        raise ConfigError(f"top is {top}; it must be at least 1.")
+    best_values = np.empty(0, dtype=np.float32)
+    best_rows = best_columns = np.empty(0, dtype=np.int64)
+    for start, block in _masked_blocks(matrix):
+        floor = best_values[-1] if len(best_values) == top else -np.inf
+        flat = block.ravel()
+        found = np.flatnonzero(flat > floor)  # NaN compares false
+        if len(found) > top:
+            found = found[np.argpartition(-flat[found], top - 1)[:top]]
+        values = np.concatenate([best_values, flat[found]])
+        rows = np.concatenate([best_rows, start + found // block.shape[1]])
+        columns = np.concatenate([best_columns, found % block.shape[1]])
+        order = np.lexsort((columns, rows, -values))[:top]
+        best_values, best_rows, best_columns = values[order], rows[order], columns[order]
+    return pd.DataFrame(
+        {
+            "row_identity": matrix.row_identities[best_rows],
+            "column_identity": matrix.column_identities[best_columns],
+            "similarity": best_values,
+            "n_row_images": matrix.n_row_images[best_rows],
+            "n_column_images": matrix.n_column_images[best_columns],
+        }
+    )
+
+
+def prototype_feature_gap(matrix: SimilarityMatrix, prototypes: Floats, classes: pd.DataFrame) -> PrototypeFeatureGap:
+    """Compare the cosines of prototypes with the similarity of the images, pair of identities by pair.
+
+    The Inter-Prototype loss acts on prototypes; this tells whether the features followed.
+
+    Args:
+        matrix: Similarity of features (Eq. 2).
+        prototypes: (k, d), row i for class i.
+        classes: k rows with `identity`.
+
+    Returns:
+        Means, distribution of the gap, and correlation, over the pairs that `summarise_similarity` counts.
+
+    Raises:
+        ConfigError: An identity of the matrix is not a class, or there is no pair to count.
+    """
+    if len(prototypes) != len(classes):
+        raise ConfigError(f"{len(prototypes)} prototypes do not fit {len(classes)} classes.")
+    rows = unit_prototypes(prototypes[class_positions(matrix.row_identities, classes)])
+    columns = unit_prototypes(prototypes[class_positions(matrix.column_identities, classes)])
+    features, cosines = [], []
+    for start, block in _masked_blocks(matrix):
+        counted = ~np.isnan(block)
+        features.append(block[counted])
+        cosines.append((rows[start : start + len(block)] @ columns.T)[counted].astype(np.float32))
+    feature, cosine = np.concatenate(features), np.concatenate(cosines)
+    if len(feature) == 0:
+        raise ConfigError("the matrix has no pair of different identities with images to count.")
+    feature_mean, feature_square = _moments(feature)
+    cosine_mean, cosine_square = _moments(cosine)
+    gap = cosine - feature
+    gap_mean, gap_square = _moments(gap)
+    spread = max(feature_square - feature_mean**2, 0.0) * max(cosine_square - cosine_mean**2, 0.0)
+    covariance = float(np.mean((feature - feature_mean) * (cosine - cosine_mean), dtype=np.float64))
+    p05, median, p95 = _quantiles(gap)
+    return PrototypeFeatureGap(
+        n_pairs=len(gap),
+        prototype_mean=cosine_mean,
+        feature_mean=feature_mean,
+        gap_mean=gap_mean,
+        gap_rms=gap_square**0.5,
+        gap_p05=p05,
+        gap_median=median,
+        gap_p95=p95,
+        correlation=covariance / spread**0.5 if spread > 0 else float("nan"),
+    )
+
+
+def _masked_blocks(matrix: SimilarityMatrix, *, rows_at_a_time: int = 512) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Copies of blocks of rows in which every entry that is not to be counted is NaN."""
+    column_of = {identity: j for j, identity in enumerate(matrix.column_identities)}
+    for start in range(0, len(matrix.values), rows_at_a_time):
+        block = matrix.values[start : start + rows_at_a_time].copy()  # noqa: PD011 (not a pandas object)
+        for i in range(len(block)):
+            same = column_of.get(matrix.row_identities[start + i])
+            if same is not None:
+                block[i, same] = np.nan
+            if not matrix.both_orders:
+                block[i, : start + i + 1] = np.nan
+        yield start, block
+
+
+def _pair_values(matrix: SimilarityMatrix | Floats, both_orders: bool | None) -> NDArray[np.float32]:
+    if isinstance(matrix, SimilarityMatrix):
+        if both_orders not in (None, matrix.both_orders):
+            raise ConfigError(f"cohort {matrix.cohort!r} has both_orders={matrix.both_orders}; leave both_orders out.")
+        pairs = [block[~np.isnan(block)] for _, block in _masked_blocks(matrix)]
+    else:
+        values = np.asarray(matrix)
+        if values.ndim != 2 or values.shape[0] != values.shape[1]:
+            raise ConfigError(f"an array must be square to have off-diagonal pairs, got shape {values.shape}.")
+        if not both_orders and not _is_symmetric(values):
+            raise ConfigError("the array is not symmetric: pass both_orders=True to count (i, j) and (j, i) apart.")
+        pairs = []
+        for i, row in enumerate(values):
+            off_diagonal = np.concatenate([row[:i], row[i + 1 :]]) if both_orders else row[i + 1 :]
+            pairs.append(off_diagonal[~np.isnan(off_diagonal)])
+    found = np.concatenate(pairs).astype(np.float32, copy=False) if pairs else np.empty(0, dtype=np.float32)
+    if len(found) == 0:
+        raise ConfigError("the matrix has no pair of different identities with images to count.")
+    return found
+
+
+def _is_symmetric(values: Floats, *, rows_at_a_time: int = 1024) -> bool:
+    return all(
+        np.allclose(
+            values[start : start + rows_at_a_time],
+            values[:, start : start + rows_at_a_time].T,
+            rtol=0,
+            atol=_SYMMETRY_TOLERANCE,
+            equal_nan=True,
+        )
+        for start in range(0, len(values), rows_at_a_time)
+    )
+
+
+def _moments(values: NDArray[np.float32], *, at_a_time: int = 1 << 20) -> tuple[float, float]:
+    """Mean and mean square, accumulated in float64 without a float64 copy of everything."""
+    total = total_square = 0.0
+    for start in range(0, len(values), at_a_time):
+        block = values[start : start + at_a_time].astype(np.float64)
+        total += float(block.sum())
+        total_square += float(block @ block)
+    return total / len(values), total_square / len(values)
+
+
+def _quantiles(values: NDArray[np.float32]) -> tuple[float, float, float]:
+    p05, median, p95 = np.quantile(values, [0.05, 0.5, 0.95])
+    return float(p05), float(median), float(p95)
