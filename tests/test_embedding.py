@@ -1,0 +1,141 @@
+"""Embeddings: each image once, the same whatever the batch, and the way to disk and back."""
+
+import numpy as np
+import pytest
+import torch
+from toy import toy_dataset
+
+from interproto_lib.analysis.embedding import (
+    Embeddings,
+    embed_dataset,
+    embed_images,
+    load_backbone,
+    load_embeddings,
+    save_embeddings,
+)
+from interproto_lib.analysis.held_out import describe_held_out, held_out_check, held_out_results
+from interproto_lib.config import EvaluationConfig, TrainConfig
+from interproto_lib.errors import ConfigError, RunError
+from interproto_lib.runs import RunFolder
+from interproto_lib.training import train
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return toy_dataset(n_identities=10, n_heldout=8, n_images=8)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    config = TrainConfig(
+        backbone="tiny",
+        embedding_dim=16,
+        epochs=4,
+        batch_size=16,
+        threads=1,
+        device="cpu",
+        precision="float32",
+        keep_every_epoch=True,
+    )
+    return train(config, dataset, tmp_path_factory.mktemp("exp") / "arcface-s0", progress="none")
+
+
+def plain_vectors(backbone, images, mirrored=False):
+    """The definition, image by image, in float64."""
+    backbone = backbone.double().eval()
+    rows = []
+    for image in images:
+        x = torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)[None] / 127.5 - 1
+        with torch.no_grad():
+            f = backbone(x) + (backbone(x.flip(3)) if mirrored else 0)
+        rows.append((f / f.norm()).numpy()[0])
+    return np.stack(rows)
+
+
+def test_embeddings_follow_the_definition_whatever_the_batch(run, dataset):
+    images = dataset.images[:23]
+    for flip, mirrored in (("none", False), ("sum", True)):
+        wanted = plain_vectors(load_backbone(run), images, mirrored)
+        for batch_size in (1, 7, 64):
+            found = embed_images(load_backbone(run), images, batch_size=batch_size, flip=flip)
+            np.testing.assert_allclose(found, wanted, atol=3e-6)
+            assert found.dtype == np.float32
+
+
+def test_progress_counts_images(run, dataset):
+    said = []
+    embed_images(
+        load_backbone(run), dataset.images[:20], batch_size=8, progress=lambda done, of: said.append((done, of))
+    )
+    assert said == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_embeddings_come_back_as_they_were_saved(run, dataset):
+    embeddings = embed_dataset(run, dataset)
+    save_embeddings(embeddings, run)
+    back = load_embeddings(run)
+    assert np.array_equal(back.vectors, embeddings.vectors)
+    assert back.manifest.equals(dataset.manifest)
+
+
+def test_what_is_missing_is_named(run, tmp_path):
+    with pytest.raises(RunError, match=r"Run notebooks/02_train\.ipynb"):
+        load_embeddings(RunFolder(tmp_path))
+    with pytest.raises(RunError, match=r"backbone-0099.*keep_every_epoch=True"):
+        load_backbone(run, epoch=99)
+    with pytest.raises(ConfigError, match="flip='both'"):
+        embed_images(load_backbone(run), np.zeros((1, 56, 56, 3), np.uint8), flip="both")
+    with pytest.raises(ConfigError, match="no images"):
+        embed_images(load_backbone(run), np.zeros((0, 56, 56, 3), np.uint8))
+    with pytest.raises(ConfigError, match="do not fit"):
+        Embeddings(np.zeros((2, 3), np.float32), toy_dataset().manifest)
+
+
+def test_the_check_judges_kinds_of_pairs_that_the_ages_allow(run, dataset):
+    table = held_out_check(run, dataset, embed_dataset(run, dataset))
+    counts = dict(zip(table["pairs"], table["n_pairs"], strict=True))
+    # 8 held-out people with 4 child images (6..9 years) and 4 adult ones (34..37 years), by hand:
+    gaps = [(34 + a) - (6 + c) for a in range(4) for c in range(4)]
+    assert counts["C20"] == 2 * 8 * sum(g >= 20 for g in gaps)
+    assert "C30" not in counts or counts["C30"] == 2 * 8 * sum(g >= 30 for g in gaps)
+    assert counts["child-child"] == counts["adult-adult"] == 2 * 8 * 6
+    assert (table["accuracy_percent"] > 60).all(), "colour patterns are easy to tell apart"
+    assert (table["epoch"] == 4).all()
+    results = held_out_results(table, run=run.name)
+    assert [r.name for r in results] == [f"accuracy/{kind}" for kind in table["pairs"]]
+    for kind in table["pairs"]:
+        assert kind in describe_held_out(table)
+
+
+def test_judging_on_the_test_pairs_never_looks_worse(run, dataset):
+    embeddings = embed_dataset(run, dataset)
+    honest = held_out_check(run, dataset, embeddings).set_index("pairs")["accuracy_percent"]
+    threshold = EvaluationConfig(verification_threshold="best_on_test")
+    official = EvaluationConfig(verification_threshold="best_on_test", epoch_choice="best_on_test")
+    optimistic = held_out_check(run, dataset, embeddings, evaluation=threshold).set_index("pairs")
+    most = held_out_check(run, dataset, embeddings, evaluation=official).set_index("pairs")
+    assert (optimistic["accuracy_percent"] >= honest).all()
+    assert (most["accuracy_percent"] >= optimistic["accuracy_percent"]).all()
+    assert most["epoch"].between(1, 4).all()
+
+
+def test_choosing_an_epoch_needs_kept_epochs(dataset, tmp_path):
+    config = TrainConfig(backbone="tiny", embedding_dim=8, epochs=1, batch_size=16, threads=1, device="cpu")
+    run = train(config, dataset, tmp_path / "run", progress="none")
+    with pytest.raises(RunError, match="keep_every_epoch=True"):
+        held_out_check(
+            run, dataset, embed_dataset(run, dataset), evaluation=EvaluationConfig(epoch_choice="best_on_test")
+        )
+
+
+def test_without_ages_the_check_says_so(run, dataset):
+    unlabelled = dataset.manifest.assign(age_years=np.nan)
+    nameless = type(dataset)(name="u", folder=None, manifest=unlabelled, images=dataset.images, settings={})
+    table = held_out_check(run, nameless, embed_dataset(run, nameless))
+    assert list(table["pairs"]) == ["any"]
+    assert "no child-adult pairs" in describe_held_out(table)
+    without = unlabelled.assign(split="train")
+    nobody = type(dataset)(name="n", folder=None, manifest=without, images=dataset.images, settings={})
+    empty = held_out_check(run, nobody, embed_dataset(run, nobody))
+    assert empty.empty
+    assert "nothing could be verified" in describe_held_out(empty)
