@@ -114,11 +114,11 @@ def _draw_points(axes: Axes, points: np.ndarray, is_child: np.ndarray) -> None:
 
 def _quality_text(quality: ProjectionQuality) -> str:
     trust = f"recall {quality.recall:.2f}, trustworthiness {quality.trustworthiness:.2f}"
-    if np.isnan(quality.purity_space):
+    if np.isnan(quality.child_purity_original):
         return trust
     return (
-        f"child share of {quality.k_purity} neighbours: {quality.purity_space:.2f}\n"
-        f"(in the plane {quality.purity_plane:.2f}, by chance {quality.base_rate:.2f})\n{trust}"
+        f"child share of {quality.k_purity} neighbours: {quality.child_purity_original:.2f}\n"
+        f"(in the plane {quality.child_purity_plane:.2f}, by chance {quality.base_rate:.2f})\n{trust}"
     )
 
 

@@ -84,8 +84,8 @@ def paired_difference_figure(
                 values = scale * np.asarray(difference.differences)
                 axes.plot(values, [row] * len(values), linestyle="", marker=style.marker, markersize=5.5,
                           color=style.colour, markerfacecolor="white", markeredgewidth=1.0)  # fmt: skip
-                if difference.n > 1:
-                    low, high = scale * difference.low, scale * difference.high
+                if difference.interval is not None:
+                    low, high = (scale * bound for bound in difference.interval)
                     axes.plot([low, high], [row, row], color=style.colour, linewidth=1.2, zorder=1)
                     axes.plot([low, high], [row, row], color=style.colour, linestyle="", marker="|", markersize=7)
                     axes.plot([scale * difference.mean], [row], marker=style.marker, markersize=6, color=style.colour)
@@ -136,13 +136,13 @@ def describe_paired_differences(
     sentences = []
     for (measure, method), difference in paired_differences(table, confidence=confidence).items():
         mean = signed(scale * difference.mean, decimals=decimals)
-        if difference.n < 2:
+        if difference.interval is None:
             sentences.append(
                 f"{measure}: {method} differs from {baseline} by {mean} {unit} in one seed; how much of it is chance "
                 "cannot be said."
             )
             continue
-        low, high = scale * difference.low, scale * difference.high
+        low, high = (scale * bound for bound in difference.interval)
         if low > 0 or high < 0:
             verdict = f"the interval lies {'above' if low > 0 else 'below'} zero"
         else:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from interproto_lib.analysis.similarity import SimilarityMatrix, SimilaritySummary, summarise_similarity
+from interproto_lib.analysis.similarity import COHORTS, SimilarityMatrix
+from interproto_lib.analysis.similarity_summary import SimilaritySummary, summarise_similarity
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.style import (
     PAGE_WIDTH_INCHES,
@@ -56,11 +57,12 @@ def block_means(values: np.ndarray, block: int, *, without_diagonal: bool = Fals
 
 
 def similarity_figure(
-    panels: Sequence[SimilarityMatrix],
+    panels: Sequence[SimilarityMatrix | np.ndarray],
     titles: Sequence[str],
     *,
     n_columns: int = 2,
     limit: float | None = None,
+    n_child_first: int = 0,
 ) -> LabelledFigure:
     """Draw maps of inter-class similarity side by side, in one colour range.
 
@@ -69,11 +71,13 @@ def similarity_figure(
     than `MAX_PIXELS` rows or columns each pixel is the mean of Eq. 2 over a block; there the diagonal is left out.
 
     Args:
-        panels: The matrices, row by row.
+        panels: The matrices, row by row. A plain array is a square, symmetric matrix over all images of each identity
+            that already has Eq. 1 (or ones, for prototypes) on its diagonal.
         titles: What each panel shows, usually the method; cohort and mean are added below it.
         n_columns: Panels in a row.
         limit: Colours run from -limit to limit. Chosen from all panels if None: 99.5% of what is drawn of Eq. 2 fits;
             values beyond are drawn in the end colours, as the points of the colour bar tell.
+        n_child_first: Where above 0, so many first rows and columns are child identities; lines mark their end.
 
     Returns:
         The figure; under each title stands the mean of Eq. 2 over all its pairs.
@@ -98,7 +102,7 @@ def similarity_figure(
         )
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for index, (axes, panel, title) in enumerate(zip(grid.flat, panels, titles, strict=False)):
-            image = _draw_map(axes, panel, drawn[index], limit=chosen)
+            image = _draw_map(axes, panel, drawn[index], limit=chosen, n_child_first=n_child_first)
             letter = f"({string.ascii_lowercase[index]}) " if 1 < len(panels) <= 26 else ""
             heading = textwrap.fill(letter + title, round(15 * side))
             mean = summarise_similarity(panel).mean
@@ -121,17 +125,27 @@ def similarity_figure(
     return figure
 
 
-def _drawn_values(panel: SimilarityMatrix) -> tuple[np.ndarray, np.ndarray, int]:
+def _drawn_values(panel: SimilarityMatrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Give the values to draw, those of Eq. 2 among them, and the block they are averaged over."""
-    block = -(-max(panel.values.shape) // MAX_PIXELS)
-    same = np.array_equal(panel.row_identities, panel.column_identities)
-    pairs = block_means(panel.values, block, without_diagonal=same)
-    return (panel.with_diagonal() if block == 1 else pairs), pairs, block
+    values = panel if isinstance(panel, np.ndarray) else panel.values
+    block = -(-max(values.shape) // MAX_PIXELS)
+    same = isinstance(panel, np.ndarray) or np.array_equal(panel.row_identities, panel.column_identities)
+    pairs = block_means(values, block, without_diagonal=same)
+    if block > 1 or not same:
+        return pairs, pairs, block
+    return (values if isinstance(panel, np.ndarray) else panel.with_diagonal()), pairs, block
 
 
-def _draw_map(axes: Axes, panel: SimilarityMatrix, drawn: tuple[np.ndarray, np.ndarray, int], *, limit: float) -> Any:
+def _draw_map(
+    axes: Axes,
+    panel: SimilarityMatrix | np.ndarray,
+    drawn: tuple[np.ndarray, np.ndarray, int],
+    *,
+    limit: float,
+    n_child_first: int,
+) -> Any:
     values, _, block = drawn
-    n_rows, n_columns = panel.values.shape
+    n_rows, n_columns = panel.shape if isinstance(panel, np.ndarray) else panel.values.shape
     image = axes.imshow(
         np.ma.masked_invalid(values),
         cmap=similarity_colours(),
@@ -146,15 +160,18 @@ def _draw_map(axes: Axes, panel: SimilarityMatrix, drawn: tuple[np.ndarray, np.n
     axes.set_xticks(_index_ticks(n_columns))
     axes.set_yticks(_index_ticks(n_rows))
     axes.tick_params(length=2.5)
-    row_images, _, column_images = panel.cohort.partition("-")
+    row_images, column_images = ("all", "all") if isinstance(panel, np.ndarray) else COHORTS[panel.cohort]
     pixel = f"\n(a pixel is the mean of {block} × {block} pairs)" if block > 1 else ""
-    axes.set_xlabel(f"Identity j, {column_images or 'all'} images{pixel}")
-    axes.set_ylabel(f"Identity i, {row_images or 'all'} images")
+    axes.set_xlabel(f"Identity j, {column_images} images{pixel}")
+    axes.set_ylabel(f"Identity i, {row_images} images")
+    if 0 < n_child_first < min(n_rows, n_columns):
+        for draw in (axes.axhline, axes.axvline):
+            draw(n_child_first, color="#1A1A1A", linewidth=0.7, linestyle=(0, (3, 2)))
     return image
 
 
-def _cohort_words(panel: SimilarityMatrix) -> str:
-    return panel.cohort.replace("-", "–")
+def _cohort_words(panel: SimilarityMatrix | np.ndarray) -> str:
+    return "all images" if isinstance(panel, np.ndarray) else panel.cohort.replace("-", "–")
 
 
 def _index_ticks(n: int) -> list[int]:

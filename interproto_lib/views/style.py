@@ -249,7 +249,7 @@ def display_names(names: Iterable[str], *, given: Mapping[str, str] | None = Non
     spelt = {"arcface": "ArcFace", "cosface": "CosFace", "normface": "NormFace", "softmax": "Softmax"}
     result = {}
     for name in names:
-        text = re.sub("inter_?prototype", "Inter-Prototype", name.replace("-", "_"))
+        text = re.sub("inter_?proto(type)?", "Inter-Prototype", name.replace("-", "_"))
         text = " ".join(spelt.get(word, word) for word in text.split("_") if word)
         result[name] = (given or {}).get(name, text)
     return result
