@@ -121,7 +121,7 @@ def main() -> None:
             precision = "bfloat16" if row.bfloat16 else "float32"
             ratio = speed / speeds[position // 3 * 3]
             print(
-                f"{row.backbone:10} {row.batch:5d} {n_threads:7d} {layout:14} {precision:9} {speed:9.0f} {ratio:6.2f}"
+                f"{row.backbone:10} {row.batch:5d} {n_threads:7d} {layout:14} {precision:9} {speed:9.1f} {ratio:6.2f}"
             )
 
 
