@@ -8,9 +8,7 @@ from interproto_lib.views.comparison import (
     choose_identities,
     cohort_matrix,
     different_pairs,
-    paired_table,
     prototypes_of,
-    purity_table,
     runs_of_seed,
     similarity_table,
 )
@@ -24,6 +22,7 @@ from interproto_lib.views.projection import describe_purity, projection_figure
 from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure, paired_differences
 from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
 from interproto_lib.views.similarity import block_means, describe_cohorts, describe_similarity, similarity_figure
+from interproto_lib.views.story import describe_methods, describe_similarities, measures_table, methods_table
 from interproto_lib.views.style import (
     ADULT_COLOUR,
     CHILD_COLOUR,
@@ -54,23 +53,25 @@ __all__ = [
     "contact_sheet_rows",
     "describe_ages",
     "describe_cohorts",
+    "describe_methods",
     "describe_paired_differences",
     "describe_prototypes_and_features",
     "describe_purity",
+    "describe_similarities",
     "describe_similarity",
     "describe_training",
     "different_pairs",
     "display_names",
     "figure_style",
+    "measures_table",
     "method_styles",
+    "methods_table",
     "new_figure",
     "paired_difference_figure",
     "paired_differences",
-    "paired_table",
     "projection_figure",
     "prototype_vs_feature_figure",
     "prototypes_of",
-    "purity_table",
     "runs_of_seed",
     "save_figure",
     "similarity_colours",

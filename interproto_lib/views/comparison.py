@@ -1,4 +1,4 @@
-"""Runs beside each other: matrices, tables and per-seed differences that the figures of a comparison are made from."""
+"""Runs beside each other: the matrices and tables that the similarity figures are made from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from interproto_lib.analysis.embedding import Embeddings, load_embeddings
-from interproto_lib.analysis.projection import nearest_neighbours
 from interproto_lib.analysis.similarity import (
     COHORTS,
     SimilarityMatrix,
@@ -22,7 +21,6 @@ from interproto_lib.analysis.similarity_summary import summarise_similarity
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
-from interproto_lib.views.seeds import PAIRED_COLUMNS
 
 ALL_IMAGES = "all"
 """Stands for a cohort where ages are missing: every image of an identity, with an age or without."""
@@ -200,53 +198,3 @@ def similarity_table(methods: Mapping[str, Sequence[RunFolder]], *, threshold: f
                         prototypes = summarise_similarity(cosines, threshold=threshold).to_dict()
                         rows.append({**names, "split": split, "cohort": cohort, "what": "prototypes", **prototypes})
     return pd.DataFrame(rows)
-
-
-def purity_table(methods: Mapping[str, Sequence[RunFolder]], *, k: int = 5) -> pd.DataFrame:
-    """Measure for every run how many of a child prototype's nearest neighbours are children, in the original space.
-
-    Args:
-        methods: Method -> its runs.
-        k: Neighbours counted.
-
-    Returns:
-        One row a method and seed: `purity` (NaN without child identities), `base_rate` by chance, `n_child`, `n`.
-    """
-    rows = []
-    for method, runs in methods.items():
-        for run in runs:
-            is_child = run.classes["is_child"].to_numpy(dtype=bool)
-            n, n_child = len(is_child), int(is_child.sum())
-            purity, base_rate = float("nan"), float("nan")
-            if n_child:
-                neighbours, _ = nearest_neighbours(run.prototypes, k, rows=np.flatnonzero(is_child))
-                purity, base_rate = float(is_child[neighbours].mean()), (n_child - 1) / (n - 1)
-            rows.append({"method": method, "seed": run.seed, "purity": purity, "base_rate": base_rate,
-                         "n_child": n_child, "n": n})  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def paired_table(table: pd.DataFrame, column: str, *, baseline: str, measure: str = "measure") -> pd.DataFrame:
-    """Put the values of each method beside those of the baseline with the same seed.
-
-    Args:
-        table: One row a measure, method and seed.
-        column: The value compared.
-        baseline: Method that the others are compared with.
-        measure: Column that names what was measured.
-
-    Returns:
-        The columns `measure`, `method`, `seed`, `baseline`, `treated`; seeds that either side lacks are left out.
-
-    Raises:
-        ConfigError: The baseline is not in the table.
-    """
-    if baseline not in set(table["method"]):
-        raise ConfigError(
-            f"Baseline {baseline!r} is not in the table; methods there: {list(table['method'].unique())}."
-        )
-    values = table.rename(columns={measure: "measure"})[["measure", "method", "seed", column]].dropna(subset=column)
-    of_baseline = values[values["method"] == baseline].drop(columns="method").rename(columns={column: "baseline"})
-    others = values[values["method"] != baseline].rename(columns={column: "treated"})
-    merged = others.merge(of_baseline, on=["measure", "seed"], how="inner", sort=False)
-    return merged[list(PAIRED_COLUMNS)]
