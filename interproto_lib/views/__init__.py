@@ -1,6 +1,11 @@
 """Figures, tables and the sentences computed from them: plain arrays and tables in, matplotlib figures and text out."""
 
-from interproto_lib.views.ages import age_distribution_figure, describe_ages
+from interproto_lib.views.ages import (
+    age_distribution_figure,
+    describe_ages,
+    describe_child_identities,
+    describe_pair_kinds,
+)
 from interproto_lib.views.comparison import (
     ALL_IMAGES,
     available_cohorts,
@@ -52,8 +57,10 @@ __all__ = [
     "contact_sheet_figure",
     "contact_sheet_rows",
     "describe_ages",
+    "describe_child_identities",
     "describe_cohorts",
     "describe_methods",
+    "describe_pair_kinds",
     "describe_paired_differences",
     "describe_prototypes_and_features",
     "describe_purity",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -17,6 +19,7 @@ from interproto_lib.views.style import (
     figure_style,
     new_figure,
 )
+from interproto_lib.views.wording import listed
 
 SPLIT_TITLES = {"train": "Training images", "heldout": "Held-out images"}
 """How the splits of a manifest are called in a figure, in the order of the panels."""
@@ -97,3 +100,41 @@ def describe_ages(manifest: pd.DataFrame) -> str:
         unlabelled = f"{n_unlabelled:,} of {len(ages):,} have no age label" if n_unlabelled else "all have an age label"
         sentences.append(f"{title}: {children}; {unlabelled}.")
     return " ".join(sentences)
+
+
+def describe_child_identities(classes: pd.DataFrame, *, min_child_images: int) -> str:
+    """Say how many training identities count as child identities.
+
+    Args:
+        classes: One row a training identity, as `interproto_lib.data.class_table` gives it.
+        min_child_images: Child images that make a child identity.
+
+    Returns:
+        One or two sentences; where there are fewer than two, also what the loss can still act on.
+    """
+    n_child = int((classes["n_child_images"] >= min_child_images).sum())
+    n_some = int((classes["n_child_images"] > 0).sum())
+    text = (
+        f"With at least {min_child_images} child images an identity counts as a child identity: {n_child:,} of "
+        f"{len(classes):,} do, {n_some:,} have at least one child image."
+    )
+    if n_child < 2:
+        text += " The Inter-Prototype loss needs two; it can only act on all prototypes here (`inter_prototype = all`)."
+    return text
+
+
+def describe_pair_kinds(kinds: Mapping[str, int]) -> str:
+    """Say which kinds of verification the held-out images allow.
+
+    Args:
+        kinds: Kind of pair -> pairs of one person, as `interproto_lib.data.available_pair_kinds` gives it.
+
+    Returns:
+        One or two sentences.
+    """
+    possible = [f"{kind} ({n:,} pairs of one person)" for kind, n in kinds.items() if n]
+    missing = [kind for kind, n in kinds.items() if not n]
+    if not possible:
+        return "No held-out identity has two images, so nothing can be verified."
+    text = f"The held-out images allow {listed(possible)}."
+    return f"{text} They do not allow {listed(missing)}." if missing else text
