@@ -178,7 +178,8 @@ def run_notebook(
     lines = _LabelledLines(stream or sys.stdout, label or notebook.stem)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _environment(INTERPROTO_PROGRESS="lines"):
+        # A backend chosen for the terminal, as in MPLBACKEND=Agg, would leave the copy without figures.
+        with _environment(INTERPROTO_PROGRESS="lines", MPLBACKEND="module://matplotlib_inline.backend_inline"):
             executed = papermill.execute_notebook(
                 str(notebook.resolve()),
                 str(partial.resolve()),
@@ -240,12 +241,9 @@ def reproduce(
         WriteError: The experiment's folder cannot be written.
         NotebookError: A notebook failed, or the experiment is being run by another call.
     """
-    from snakemake.cli import main as snakemake
-
     from interproto_lib.runs import experiment_folder
 
     chosen = read_preset(preset)
-    _check_graph(chosen, Path(notebooks_dir), runs_dir)
     folder = experiment_folder(chosen.experiment, runs_dir)
     arguments = [
         *("--snakefile", str(NOTEBOOKS_DIR / "Snakefile"), "--directory", str(folder), "--cores", str(cores)),
@@ -257,6 +255,9 @@ def reproduce(
         *snakemake_arguments,
     ]
     with _experiment_lock(folder):
+        _check_graph(chosen, Path(notebooks_dir), runs_dir)
+        from snakemake.cli import main as snakemake
+
         before = {path: path.stat().st_mtime_ns for path in folder.glob("notebooks/*.failed.ipynb")}
         try:
             snakemake(arguments)

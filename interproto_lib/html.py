@@ -51,7 +51,7 @@ def export_html(notebook: str | Path, output: str | Path) -> Path:
         raise ConfigError(f"There is no notebook {path}.") from error
     except Exception as error:
         raise ConfigError(f"{path} is not a notebook: {error}") from error
-    _prepare(content)
+    formulas = _prepare(content)
     exporter = HTMLExporter(
         raw_template=_OFFLINE_TEMPLATE,
         embed_images=True,
@@ -61,6 +61,7 @@ def export_html(notebook: str | Path, output: str | Path) -> Path:
     )
     resources = {"metadata": {"name": path.stem, "path": str(path.parent)}}
     page, _ = exporter.from_notebook_node(content, resources=resources)
+    page = _put_formulas(page, formulas)
     loads = remote_loads(page)
     if loads:
         raise ConfigError(
@@ -117,17 +118,47 @@ class _LoadFinder(HTMLParser):
             self.found += _SCRIPT_LOAD.findall(data)
 
 
-def _prepare(content: Any) -> None:
+def _prepare(content: Any) -> dict[str, str]:
+    """Make the outputs fit for a page without a kernel, and put a mark in the place of each formula.
+
+    The exporter takes HTML inside Markdown apart tag by tag, so the formulas are put in afterwards.
+
+    Returns:
+        Mark -> MathML.
+    """
+    formulas: dict[str, str] = {}
+
+    def marked(text: str) -> str:
+        parts = _CODE.split(text)
+        parts[::2] = [_FORMULA.sub(mark, part) for part in parts[::2]]
+        return "".join(parts)
+
+    def mark(formula: re.Match[str]) -> str:
+        name = f"formula{len(formulas)}of{id(formulas)}"
+        formulas[name] = _mathml(formula)
+        return name
+
     plotly = False
     for cell in content.cells:
         if cell.cell_type == "markdown":
-            parts = _CODE.split(cell.source)
-            parts[::2] = [_FORMULA.sub(_mathml, text) for text in parts[::2]]
-            cell.source = "".join(parts)
+            cell.source = marked(cell.source)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             data.pop(_WIDGET_VIEW, None)  # shows nothing without a kernel; its text stays
+            if "text/markdown" in data:
+                data["text/markdown"] = marked(data["text/markdown"])
             plotly |= _inline_plotly(data, first=not plotly)
+    return formulas
+
+
+def _put_formulas(page: str, formulas: dict[str, str]) -> str:
+    if not formulas:
+        return page
+    marks = re.compile("|".join(sorted(formulas, key=len, reverse=True)))
+    parts = re.split(r"(<[^>]*>)", page)
+    parts[::2] = [marks.sub(lambda found: formulas[found[0]], text) for text in parts[::2]]
+    parts[1::2] = [marks.sub("", tag) for tag in parts[1::2]]  # the anchors that headings get
+    return "".join(parts)
 
 
 def _mathml(formula: re.Match[str]) -> str:
@@ -135,8 +166,7 @@ def _mathml(formula: re.Match[str]) -> str:
 
     display = formula["display"] is not None
     text = (formula["display"] if display else formula["inline"]).strip()
-    markup = str(convert(text, display="block" if display else "inline"))
-    return markup.replace("\n", " ")
+    return str(convert(text, display="block" if display else "inline"))
 
 
 def _inline_plotly(data: Any, *, first: bool) -> bool:

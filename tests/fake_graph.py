@@ -13,10 +13,11 @@ import time
 run_folder = folder / run
 run_folder.mkdir(exist_ok=True)
 place = run_folder / "epoch.txt"
+seconds = folder / "seconds"
 first = int(place.read_text()) if place.exists() else 0
 for epoch in range(first, epochs):
     print(f"epoch {epoch + 1}/{epochs}", flush=True)
-    time.sleep(SECONDS)
+    time.sleep(float(seconds.read_text()) if seconds.exists() else 0)
     place.write_text(str(epoch + 1))
 """
 
@@ -34,8 +35,11 @@ story: {baseline: arcface}
 """
 
 
-def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path], *, epoch_seconds: float = 0.0) -> Path:
-    """Write the five notebooks of the graph into `folder`; 02_train fails where the file `<experiment>/fail` is."""
+def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> Path:
+    """Write the five notebooks of the graph into `folder`.
+
+    02_train fails where the file `<experiment>/fail` is, and `<experiment>/seconds` says how long an epoch takes.
+    """
 
     def write(name: str, parameters: str, *cells: str) -> None:
         log = LOG.format(text='f"02_train {run} from {first}"' if name == "02_train" else repr(name))
@@ -47,7 +51,7 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path], *, e
         'run: str = "run"  # name\nseed: int = 0  # seed\nepochs: int = 1  # passes\n'
         'inter_prototype: str = "none"  # scope\n',
         'if (folder / "fail").exists():\n    raise ValueError("the file fail is here")',
-        TRAIN.replace("SECONDS", str(epoch_seconds)),
+        TRAIN,
     )
     analysis = 'baseline: str = ""  # method\ntreated: list = []  # methods\n'
     write("03_similarity", analysis)

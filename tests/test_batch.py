@@ -1,0 +1,460 @@
+"""Presets, one notebook in batch, and the whole graph with small notebooks in place of the real ones."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from fake_graph import PRESET, write_fake_notebooks
+
+from interproto_lib.batch import (
+    NOTEBOOKS_DIR,
+    NotebookError,
+    check_parameters,
+    notebook_parameters,
+    parse_parameter,
+    reproduce,
+    run_notebook,
+)
+from interproto_lib.config import PAPER_SEEDS, TRAINING_PRESETS
+from interproto_lib.errors import ConfigError, WriteError
+from interproto_lib.presets import NOTEBOOK_SECTIONS, list_presets, read_preset
+
+REPO = Path(__file__).resolve().parents[1]
+PARAMETERS = """from typing import Optional
+n: int = 3  # how many
+rate: float = 0.1  # learning rate
+name: str = "a"  # a name
+flag: bool = False  # a switch
+ages: list = []  # ages in years
+limit: Optional[int] = None  # at most
+free = 1  # no type
+"""
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory, write_notebook) -> Path:
+    cells = [
+        'import os\nfrom pathlib import Path\nprint("step 1", flush=True)\nprint("half a line", end="")',
+        'print("\\rbar 50%\\rbar 100%")\nprint(n, rate, Path.cwd(), os.environ["INTERPROTO_PROGRESS"])',
+    ]
+    return write_notebook(tmp_path_factory.mktemp("notebooks") / "small.ipynb", PARAMETERS, cells)
+
+
+# --- presets -----------------------------------------------------------------------------------------
+
+
+def write_preset(tmp_path: Path, **changes: object) -> Path:
+    content = yaml.safe_load(PRESET)
+    content.update(changes)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not ...}))
+    return path
+
+
+def test_preset_gives_flat_parameters(tmp_path):
+    preset = read_preset(write_preset(tmp_path, seeds=[4, 7], train={"epochs": 3, "inter_prototype": "all"}))
+    assert preset.name == "mine"
+    assert preset.runs == {
+        "arcface-s4": ("arcface", 4),
+        "interproto-s4": ("interproto", 4),
+        "arcface-s7": ("arcface", 7),
+        "interproto-s7": ("interproto", 7),
+    }
+    assert preset.parameters("02_train", method="interproto", seed=7, runs_dir="elsewhere") == {
+        "experiment": "fake",
+        "runs_dir": "elsewhere",
+        "run": "interproto-s7",
+        "epochs": 3,
+        "inter_prototype": "child",
+        "seed": 7,
+    }
+    assert preset.parameters("03_similarity") == {
+        "experiment": "fake",
+        "runs_dir": "runs",
+        "baseline": "arcface",
+        "treated": ["interproto"],
+    }
+
+
+def test_preset_without_a_section_leaves_the_notebook_its_defaults(tmp_path):
+    preset = read_preset(write_preset(tmp_path, projection=..., story=None))
+    assert preset.parameters("04_prototype_projection") == {"experiment": "fake", "runs_dir": "runs"}
+    assert preset.parameters("00_start_here") == {"experiment": "fake", "runs_dir": "runs"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ...}, "'methods' is missing or empty"),
+        ({"experiment": "a/b"}, "experiment='a/b'"),
+        ({"trian": {}}, "unknown section 'trian'; did you mean 'train'"),
+        ({"seeds": [0, 0]}, "names a seed twice"),
+        ({"seeds": [True]}, "whole numbers"),
+        ({"seeds": 3}, "whole numbers"),
+        ({"train": {"seed": 1}}, "'seed' is set by the batch graph"),
+        ({"dataset": {"experiment": "x"}}, "'experiment' is set by the batch graph"),
+        ({"train": {"learning_rate": "1e-3"}}, "YAML reads 1e-3 as text"),
+        ({"similarity": {"thresholds": [0.1, "3e-1"]}}, "thresholds: YAML reads 3e-1 as text"),
+        ({"train": {"epochs": 0}}, "method 'arcface': epochs=0"),
+        ({"train": {"epoch": 3}}, "did you mean 'epochs'"),
+        ({"methods": {"arcface": {"margin_loss": "arcfase"}}}, "arcfase"),
+        ({"methods": {"arc face": {}}}, "method 'arc face'"),
+        ({"methods": ["arcface"]}, "methods must hold `name: value` lines, found list"),
+        ({"similarity": {"treated": ["interprot"]}}, "similarity.treated names 'interprot'"),
+        ({"story": {"baseline": "arc"}}, "story.baseline names 'arc'"),
+    ],
+)
+def test_wrong_preset_is_refused(tmp_path, changes, message):
+    if "methods" in changes and isinstance(changes["methods"], dict):
+        changes = {"similarity": {}, "projection": {}, "story": {}, **changes}
+    path = write_preset(tmp_path, **changes)
+    with pytest.raises(ConfigError) as error:
+        read_preset(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_preset_with_a_key_twice_or_broken_yaml_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(PRESET + "seeds: [1]\n")
+    with pytest.raises(ConfigError, match=r"'seeds' stands twice(.|\n)*line"):
+        read_preset(path)
+    path.write_text("experiment: [")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_preset(path)
+    path.write_text("")
+    with pytest.raises(ConfigError, match="must hold"):
+        read_preset(path)
+
+
+def test_unknown_preset_lists_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        read_preset("dmo")
+    assert "did you mean 'demo'" in str(error.value)
+    assert all(name in str(error.value) for name in ("tiny", "demo", "att_faces", "paper", "official"))
+    with pytest.raises(ConfigError, match="There is no preset file"):
+        read_preset(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"must end in \.yaml"):
+        read_preset("some/folder")
+
+
+def test_parameters_asks_for_what_belongs_to_the_notebook(tmp_path):
+    preset = read_preset(write_preset(tmp_path))
+    with pytest.raises(ConfigError, match="did you mean '03_similarity'"):
+        preset.parameters("03_similarty")
+    with pytest.raises(ConfigError, match="needs a method of preset 'mine', got 'cosface'"):
+        preset.parameters("02_train", method="cosface", seed=0)
+    with pytest.raises(ConfigError, match="needs a seed"):
+        preset.parameters("02_train", method="arcface")
+    with pytest.raises(ConfigError, match="belong to 02_train only"):
+        preset.parameters("03_similarity", seed=0)
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_the_projects_presets_fit_the_notebooks(name):
+    preset = read_preset(name)
+    assert preset.experiment == name
+    assert preset.description
+    for notebook in NOTEBOOK_SECTIONS:
+        path = NOTEBOOKS_DIR / f"{notebook}.ipynb"
+        for method in preset.methods if notebook == "02_train" else [None]:
+            seed = preset.seeds[0] if method else None
+            check_parameters(path, preset.parameters(notebook, method=method, seed=seed))
+
+
+@pytest.mark.parametrize("name", ["paper", "official"])
+def test_the_published_presets_are_the_librarys(name):
+    preset = read_preset(name)
+    assert preset.seeds == PAPER_SEEDS
+    given = {**preset.sections["train"], **preset.methods["interproto"]}
+    assert given == {key: list(v) if isinstance(v, tuple) else v for key, v in TRAINING_PRESETS[name].items()}
+
+
+# --- one notebook ------------------------------------------------------------------------------------
+
+
+def test_notebook_parameters(notebook):
+    read = notebook_parameters(notebook)
+    assert list(read) == ["n", "rate", "name", "flag", "ages", "limit", "free"]
+    assert read["limit"]["inferred_type_name"] == "Optional[int]"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"nn": 1}, "unknown parameter 'nn'; did you mean 'n'"),
+        ({"quite_other": 1}, "unknown parameter 'quite_other'. Its parameters: n, rate"),
+        ({"n": "3"}, "n='3' is of type str, declared as int"),
+        ({"n": 3.0}, "n=3.0 is of type float"),
+        ({"n": True}, "n=True is of type bool"),
+        ({"rate": "1e-3"}, "write 1.0e-3"),
+        ({"flag": "false"}, "flag='false' is of type str, declared as bool"),
+        ({"flag": 0}, "flag=0 is of type int"),
+        ({"ages": "[1, 2]"}, "declared as list"),
+        ({"limit": "3"}, "declared as Optional[int]"),
+        ({"name": None}, "name=None is of type NoneType"),
+        ({"nn": 1, "flag": 0}, "unknown parameter 'nn'; did you mean 'n'?; flag=0"),
+    ],
+)
+def test_wrong_parameters_are_refused(notebook, parameters, message):
+    with pytest.raises(ConfigError) as error:
+        check_parameters(notebook, parameters)
+    assert message in str(error.value)
+
+
+def test_right_parameters_pass(notebook):
+    check_parameters(
+        notebook, {"n": 4, "rate": 1, "name": "b", "flag": True, "ages": [1.5], "limit": None, "free": "any"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("n", "12", 12),
+        ("rate", "1e-3", 1e-3),
+        ("name", "1e-3", "1e-3"),
+        ("name", "true", "true"),
+        ("flag", "True", True),
+        ("flag", "false", False),
+        ("ages", "[1, 2.5]", [1, 2.5]),
+        ("limit", "7", 7),
+        ("limit", "null", None),
+        ("free", "[1]", [1]),
+    ],
+)
+def test_parse_parameter(notebook, name, text, value):
+    parsed = parse_parameter(notebook, name, text)
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(("name", "text"), [("n", "1.5"), ("rate", "fast"), ("flag", "1"), ("ages", "3"), ("nn", "1")])
+def test_parse_parameter_refuses(notebook, name, text):
+    with pytest.raises(ConfigError, match=name):
+        parse_parameter(notebook, name, text)
+
+
+def test_what_is_no_notebook_is_refused(tmp_path, write_notebook):
+    with pytest.raises(ConfigError, match="There is no notebook"):
+        notebook_parameters(tmp_path / "none.ipynb")
+    (tmp_path / "text.ipynb").write_text("hello")
+    with pytest.raises(ConfigError, match="is not a notebook"):
+        notebook_parameters(tmp_path / "text.ipynb")
+    plain = write_notebook(tmp_path / "plain.ipynb", None, ["1"])
+    with pytest.raises(ConfigError, match="no cell tagged 'parameters'"):
+        run_notebook(plain, tmp_path / "out.ipynb")
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_run_notebook_streams_lines_and_leaves_one_copy(notebook, tmp_path):
+    output = tmp_path / "new" / "folder" / "out.ipynb"
+    output.parent.mkdir(parents=True)
+    (output.parent / "out.failed.ipynb").write_text("of an earlier call")
+    stream = io.StringIO()
+    before = dict(os.environ)
+    assert run_notebook(notebook, output, {"n": 5, "rate": 2}, label="run-s0", stream=stream) == output
+    assert os.environ == before
+    assert stream.getvalue().splitlines() == [
+        "[run-s0] step 1",
+        "[run-s0] half a line",
+        "[run-s0] bar 50%",
+        "[run-s0] bar 100%",
+        f"[run-s0] 5 2 {REPO} lines",
+    ]
+    assert [path.name for path in output.parent.iterdir()] == ["out.ipynb"]
+    executed = nbformat.read(output, as_version=4)
+    assert executed.metadata.papermill.parameters == {"n": 5, "rate": 2}
+    assert executed.metadata.papermill.output_path == str(output)
+
+
+def test_failed_notebook_names_the_cell_and_keeps_its_copy(tmp_path, write_notebook):
+    cells = ["print('fine')", "\n\nvalue = {}['no such key']\nprint(value)", "print('never')"]
+    source = write_notebook(tmp_path / "bad.ipynb", "n: int = 1  # how many", cells)
+    output = tmp_path / "out.ipynb"
+    with pytest.raises(NotebookError) as error:
+        run_notebook(source, output, {"n": 2}, stream=io.StringIO())
+    message = str(error.value)
+    failed = tmp_path / "out.failed.ipynb"
+    # Cells of the source: title, parameters, then three code cells.
+    assert "bad.ipynb failed in cell 4 of 5 (`value = {}['no such key']`):\nKeyError: 'no such key'" in message
+    assert str(failed) in message
+    assert not output.exists()
+    assert not (tmp_path / "out.partial.ipynb").exists()
+    outputs = [output for cell in nbformat.read(failed, as_version=4).cells for output in cell.get("outputs", [])]
+    assert [output.get("ename") for output in outputs] == [None, "KeyError"]
+
+
+def test_dead_kernel_is_a_failure_with_a_copy(tmp_path, write_notebook):
+    source = write_notebook(tmp_path / "dead.ipynb", "n: int = 1  # how many", ["import os\nos._exit(1)", "1"])
+    with pytest.raises(NotebookError, match=r"failed in cell 3 of 4 \(`import os`\):\nDeadKernelError"):
+        run_notebook(source, tmp_path / "out.ipynb", stream=io.StringIO())
+    assert (tmp_path / "out.failed.ipynb").is_file()
+    assert not (tmp_path / "out.ipynb").exists()
+
+
+def test_output_that_cannot_be_written(notebook, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="Cannot write"):
+        run_notebook(notebook, tmp_path / "file" / "out.ipynb")
+    with pytest.raises(ConfigError, match=r"must end in \.ipynb"):
+        run_notebook(notebook, tmp_path / "out.html")
+
+
+# --- the graph ---------------------------------------------------------------------------------------
+
+
+class Graph:
+    """One experiment of the small notebooks, run by the command in a process of its own."""
+
+    def __init__(self, folder: Path, write_notebook) -> None:
+        self.folder = folder
+        self.preset = folder / "fake.yaml"
+        self.notebooks = write_fake_notebooks(folder / "notebooks", write_notebook)
+        self.experiment = folder / "runs" / "fake"
+        self.experiment.mkdir(parents=True)
+        self.set_preset()
+
+    def set_preset(self, **changes: object) -> None:
+        self.preset.write_text(yaml.safe_dump({**yaml.safe_load(PRESET), **changes}))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "interproto_lib.cli", "reproduce", "--preset", str(self.preset)]
+        command += ["--runs-dir", str(self.folder / "runs"), "--notebooks-dir", str(self.folder / "notebooks")]
+        environment = {**os.environ, "PYTHONPATH": str(REPO), "INTERPROTO_TEST": str(self.folder)}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*command, *arguments], cwd=REPO, env=environment, start_new_session=True, **pipes)
+
+    def call(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    def log(self) -> list[str]:
+        path = self.experiment / "log.txt"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+def wait_until(condition, what: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
+    graph = Graph(tmp_path, write_notebook)
+    at_top = set(REPO.iterdir())
+
+    # Killed while it trains: nothing of it goes on running, and the trainings' places are kept.
+    (graph.experiment / "seconds").write_text("3")
+    process = graph.start()
+    wait_until(lambda: list(graph.experiment.glob("*/epoch.txt")), "the first epoch")
+    assert running_under(tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not running_under(tmp_path), "the notebooks' processes to end", seconds=30)
+    assert graph.log() == ["01_datasets_and_ages"]
+    assert not list(graph.experiment.glob("notebooks/02_train.*-s0.ipynb"))
+    (graph.experiment / "seconds").unlink()
+
+    # A failing cell stops it, with a message and no stack trace.
+    (graph.experiment / "fail").touch()
+    code, out, err = graph.call()
+    assert code == 2
+    assert "02_train.ipynb failed in cell 4 of 6" in err
+    assert "ValueError: the file fail is here" in err
+    assert "Traceback" not in out + err
+    failed = sorted(path.name for path in graph.experiment.glob("notebooks/*.failed.ipynb"))
+    assert failed
+    assert all(name in err for name in failed)
+    (graph.experiment / "fail").unlink()
+
+    # It goes on: the dataset is not made again, a training starts where it was.
+    code, out, err = graph.call()
+    assert (code, err) == (0, "")
+    assert graph.log()[0] == "01_datasets_and_ages"
+    starts = dict(line.removeprefix("02_train ").split(" from ") for line in graph.log()[1:3])
+    assert set(starts) == {"arcface-s0", "interproto-s0"}
+    assert max(int(start) for start in starts.values()) >= 1
+    assert sorted(graph.log()[3:5]) == ["03_similarity", "04_prototype_projection"]
+    assert graph.log()[5:] == ["00_start_here"]
+    assert not list(graph.experiment.glob("notebooks/*.failed.ipynb"))
+
+    # Progress names the run, and the end says where the report is.
+    lines = out.splitlines()
+    assert "[arcface-s0] started" in lines
+    assert "[arcface-s0] epoch 3/3" in lines
+    report = graph.experiment / "html" / "00_start_here.html"
+    assert lines[-1] == f"Report: {report}"
+    assert "the story" in report.read_text(encoding="utf-8")
+
+    # A second call does nothing; after a change in one section its notebook and what reads it would run.
+    done = graph.log()
+    code, out, err = graph.call()
+    assert (code, out, err) == (0, f"Report: {report}\n", "")
+    graph.set_preset(projection={"baseline": "interproto"})
+    code, out, err = graph.call("--dry-run")
+    assert code == 0
+    outputs = re.findall(r"output: .*/(\w+)\.ipynb$", out, flags=re.M)
+    assert sorted(outputs) == ["00_start_here", "04_prototype_projection"]
+    assert graph.log() == done
+    assert set(REPO.iterdir()) - at_top == set()
+
+
+def running_under(folder: Path) -> list[str]:
+    """Command lines of the processes whose command or environment names the folder: runners and their kernels."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:  # ended meanwhile
+            continue
+        if "pytest" not in command and (str(folder) in command or f"INTERPROTO_TEST={folder}" in environment):
+            found.append(command)
+    return found
+
+
+def test_two_calls_for_one_experiment_exclude_each_other(tmp_path):
+    import fcntl
+
+    preset = tmp_path / "fake.yaml"
+    preset.write_text(PRESET)
+    folder = tmp_path / "runs" / "fake"
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(NotebookError, match="'fake' is being run by another call"):
+            reproduce(preset, runs_dir=tmp_path / "runs")
+
+
+def test_the_graph_checks_every_parameter_before_it_starts(tmp_path, write_notebook):
+    graph = Graph(tmp_path, write_notebook)
+    graph.set_preset(story={"baseline": "arcface", "colour": "red"})
+    code, out, err = graph.call()
+    assert (code, out) == (2, "")
+    assert "00_start_here.ipynb: unknown parameter 'colour'" in err
+    assert graph.log() == []
+
+
+def test_what_papermill_leaves_in_a_copy_has_no_widget_state(notebook, tmp_path, write_notebook):
+    source = write_notebook(
+        tmp_path / "widget.ipynb",
+        "n: int = 1  # how many",
+        ["import ipywidgets\nfrom IPython.display import display\ndisplay(ipywidgets.IntSlider())"],
+    )
+    run_notebook(source, tmp_path / "out.ipynb", stream=io.StringIO())
+    assert "widgets" not in json.loads((tmp_path / "out.ipynb").read_text())["metadata"]
