@@ -197,12 +197,14 @@ def inter_class_similarity(
     if other_embeddings is None or other_labels is None:
         if n_other_classes is not None:
             raise ConfigError("n_other_classes needs other_embeddings and other_labels.")
-        return _products(means, means, diagonal=False)
+        values = _products(means)
+        np.fill_diagonal(values, np.nan)
+        return values
     _check_unit_rows(other_embeddings, other_labels, "other_embeddings")
     if embeddings.shape[1] != other_embeddings.shape[1]:
         raise ConfigError(f"embeddings have {embeddings.shape[1]} dimensions, others {other_embeddings.shape[1]}.")
     other_means, _ = class_means(other_embeddings, other_labels, _n_classes(other_labels, n_other_classes))
-    return _products(means, other_means, diagonal=True)
+    return _products(means, other_means)
 
 
 def cohort_similarity(
@@ -269,22 +271,25 @@ def cohort_similarity(
     _check_unit_rows(embeddings, row_labels, "embeddings")
     means, counts = class_means(embeddings, row_labels, len(chosen))
     if row_group is column_group:
-        other_means, other_counts = means, counts
+        column_counts = counts
+        values = _products(means)
+        np.fill_diagonal(values, np.nan)
     else:
         column_labels = np.where(column_group, position, -1)
         _check_unit_rows(embeddings, column_labels, "embeddings")
-        other_means, other_counts = class_means(embeddings, column_labels, len(chosen))
+        column_means, column_counts = class_means(embeddings, column_labels, len(chosen))
+        values = _products(means, column_means)
     intra = np.full(len(chosen), np.nan, dtype=np.float32)
     if prototypes is not None and classes is not None:
         intra = _row_products(means, unit_prototypes(prototypes[class_positions(chosen, classes)]))
     return SimilarityMatrix(
-        values=_products(means, other_means, diagonal=row_group is not column_group),
+        values=values,
         row_identities=chosen,
         column_identities=chosen,
         cohort=cohort,
         intra=intra,
         n_row_images=counts,
-        n_column_images=other_counts,
+        n_column_images=column_counts,
     )
 
 
@@ -347,7 +352,7 @@ def prototype_similarity(prototypes: Floats) -> NDArray[np.float32]:
                [0.6, 1. ]], dtype=float32)
     """
     unit = unit_prototypes(prototypes)
-    cosines = _products(unit, unit, diagonal=True)
+    cosines = _products(unit)
     np.fill_diagonal(cosines, 1.0)
     return cosines
 
@@ -429,15 +434,22 @@ def _row_products(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDAr
 
 
 def _products(
-    left: NDArray[np.float64], right: NDArray[np.float64], *, diagonal: bool, rows_at_a_time: int = 1024
+    left: NDArray[np.float64], right: NDArray[np.float64] | None = None, *, rows_at_a_time: int = 1024
 ) -> NDArray[np.float32]:
-    """Inner products of all rows, computed in float64 and kept in float32."""
-    values = np.empty((len(left), len(right)), dtype=np.float32)
-    columns = torch.from_numpy(right).T
-    buffer = torch.empty(min(rows_at_a_time, len(left)), len(right), dtype=torch.float64)
+    """Inner products of all rows of two matrices, or of one with itself; made in float64, kept in float32."""
+    columns = left if right is None else right
+    values = np.empty((len(left), len(columns)), dtype=np.float32)
+    buffer = torch.empty(min(rows_at_a_time, len(left)) * len(columns), dtype=torch.float64)
     for start in range(0, len(left), rows_at_a_time):
-        block = torch.from_numpy(left[start : start + rows_at_a_time])
-        values[start : start + len(block)] = torch.mm(block, columns, out=buffer[: len(block)]).numpy()
-    if not diagonal:
-        np.fill_diagonal(values, np.nan)
+        stop = min(start + rows_at_a_time, len(left))
+        first = start if right is None else 0  # what lies left of the diagonal block is mirrored
+        shape = (stop - start, len(columns) - first)
+        block = torch.mm(
+            torch.from_numpy(left[start:stop]),
+            torch.from_numpy(columns[first:]).T,
+            out=buffer[: shape[0] * shape[1]].view(shape),
+        ).numpy()
+        values[start:stop, first:] = block
+        if right is None:
+            values[start:, start:stop] = values[start:stop, start:].T
     return values

@@ -1,3 +1,4 @@
+# ruff: noqa: PD011 (SimilarityMatrix.values is an array)
 """What a similarity matrix says in numbers: distribution, most confused pairs, prototypes against features."""
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def summarise_similarity(
     """
     pairs = _pair_values(matrix, both_orders)
     mean, mean_square = _moments(pairs)
-    above = np.count_nonzero(pairs > threshold)
+    largest, n_above = float(pairs.max()), int(np.count_nonzero(pairs > threshold))
     p05, median, p95 = _quantiles(pairs)
     return SimilaritySummary(
         n_pairs=len(pairs),
@@ -112,8 +113,8 @@ def summarise_similarity(
         p05=p05,
         median=median,
         p95=p95,
-        max=float(pairs.max()),
-        share_above=above / len(pairs),
+        max=largest,
+        share_above=n_above / len(pairs),
         threshold=threshold,
     )
 
@@ -136,7 +137,7 @@ def most_confused_pairs(matrix: SimilarityMatrix, *, top: int = 20) -> pd.DataFr
         raise ConfigError(f"top is {top}; it must be at least 1.")
     best_values = np.empty(0, dtype=np.float32)
     best_rows = best_columns = np.empty(0, dtype=np.int64)
-    for start, block in _masked_blocks(matrix):
+    for start, left, block in _masked_blocks(matrix):
         floor = best_values[-1] if len(best_values) == top else -np.inf
         flat = block.ravel()
         found = np.flatnonzero(flat > floor)  # NaN compares false
@@ -144,7 +145,7 @@ def most_confused_pairs(matrix: SimilarityMatrix, *, top: int = 20) -> pd.DataFr
             found = found[np.argpartition(-flat[found], top - 1)[:top]]
         values = np.concatenate([best_values, flat[found]])
         rows = np.concatenate([best_rows, start + found // block.shape[1]])
-        columns = np.concatenate([best_columns, found % block.shape[1]])
+        columns = np.concatenate([best_columns, left + found % block.shape[1]])
         order = np.lexsort((columns, rows, -values))[:top]
         best_values, best_rows, best_columns = values[order], rows[order], columns[order]
     return pd.DataFrame(
@@ -176,22 +177,22 @@ def prototype_feature_gap(matrix: SimilarityMatrix, prototypes: Floats, classes:
     """
     if len(prototypes) != len(classes):
         raise ConfigError(f"{len(prototypes)} prototypes do not fit {len(classes)} classes.")
-    rows = unit_prototypes(prototypes[class_positions(matrix.row_identities, classes)])
-    columns = unit_prototypes(prototypes[class_positions(matrix.column_identities, classes)])
-    features, cosines = [], []
-    for start, block in _masked_blocks(matrix):
+    unit = unit_prototypes(prototypes).astype(np.float32)
+    rows = unit[class_positions(matrix.row_identities, classes)]
+    columns = unit[class_positions(matrix.column_identities, classes)]
+    gaps = _Gathered(matrix.values.size)
+    sums = np.zeros(5)
+    for start, left, block in _masked_blocks(matrix):
         counted = ~np.isnan(block)
-        features.append(block[counted])
-        cosines.append((rows[start : start + len(block)] @ columns.T)[counted].astype(np.float32))
-    feature, cosine = np.concatenate(features), np.concatenate(cosines)
-    if len(feature) == 0:
-        raise ConfigError("the matrix has no pair of different identities with images to count.")
-    feature_mean, feature_square = _moments(feature)
-    cosine_mean, cosine_square = _moments(cosine)
-    gap = cosine - feature
+        feature = block[counted]
+        cosine = (rows[start : start + len(block)] @ columns[left:].T)[counted]
+        gaps.add(cosine - feature)
+        f, c = feature.astype(np.float64), cosine.astype(np.float64)
+        sums += (f.sum(), c.sum(), f @ f, c @ c, f @ c)
+    gap = gaps.found()
+    feature_mean, cosine_mean, feature_square, cosine_square, product = (float(x) for x in sums / len(gap))
     gap_mean, gap_square = _moments(gap)
     spread = max(feature_square - feature_mean**2, 0.0) * max(cosine_square - cosine_mean**2, 0.0)
-    covariance = float(np.mean((feature - feature_mean) * (cosine - cosine_mean), dtype=np.float64))
     p05, median, p95 = _quantiles(gap)
     return PrototypeFeatureGap(
         n_pairs=len(gap),
@@ -202,43 +203,66 @@ def prototype_feature_gap(matrix: SimilarityMatrix, prototypes: Floats, classes:
         gap_p05=p05,
         gap_median=median,
         gap_p95=p95,
-        correlation=covariance / spread**0.5 if spread > 0 else float("nan"),
+        correlation=(product - feature_mean * cosine_mean) / spread**0.5 if spread > 0 else float("nan"),
     )
 
 
-def _masked_blocks(matrix: SimilarityMatrix, *, rows_at_a_time: int = 512) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Copies of blocks of rows in which every entry that is not to be counted is NaN."""
+class _Gathered:
+    """Values gathered block by block into one array; memory is taken only for what is added."""
+
+    def __init__(self, at_most: int) -> None:
+        self._all = np.empty(at_most, dtype=np.float32)
+        self._n = 0
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        self._all[self._n : self._n + len(values)] = values
+        self._n += len(values)
+
+    def found(self) -> NDArray[np.float32]:
+        if self._n == 0:
+            raise ConfigError("the matrix has no pair of different identities with images to count.")
+        return self._all[: self._n]
+
+
+def _masked_blocks(
+    matrix: SimilarityMatrix, *, rows_at_a_time: int = 256
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """First row, first column and a copy of each block, NaN where an entry is not to be counted.
+
+    A symmetric matrix gives only the blocks that reach above the diagonal.
+    """
     column_of = {identity: j for j, identity in enumerate(matrix.column_identities)}
     for start in range(0, len(matrix.values), rows_at_a_time):
-        block = matrix.values[start : start + rows_at_a_time].copy()  # noqa: PD011 (not a pandas object)
-        for i in range(len(block)):
-            same = column_of.get(matrix.row_identities[start + i])
-            if same is not None:
-                block[i, same] = np.nan
-            if not matrix.both_orders:
-                block[i, : start + i + 1] = np.nan
-        yield start, block
+        left = 0 if matrix.both_orders else start
+        block = matrix.values[start : start + rows_at_a_time, left:].copy()
+        if matrix.both_orders:
+            for i in range(len(block)):
+                same = column_of.get(matrix.row_identities[start + i])
+                if same is not None:
+                    block[i, same] = np.nan
+        else:
+            block[np.tril_indices(len(block))] = np.nan
+        yield start, left, block
 
 
 def _pair_values(matrix: SimilarityMatrix | Floats, both_orders: bool | None) -> NDArray[np.float32]:
     if isinstance(matrix, SimilarityMatrix):
         if both_orders not in (None, matrix.both_orders):
             raise ConfigError(f"cohort {matrix.cohort!r} has both_orders={matrix.both_orders}; leave both_orders out.")
-        pairs = [block[~np.isnan(block)] for _, block in _masked_blocks(matrix)]
-    else:
-        values = np.asarray(matrix)
-        if values.ndim != 2 or values.shape[0] != values.shape[1]:
-            raise ConfigError(f"an array must be square to have off-diagonal pairs, got shape {values.shape}.")
-        if not both_orders and not _is_symmetric(values):
-            raise ConfigError("the array is not symmetric: pass both_orders=True to count (i, j) and (j, i) apart.")
-        pairs = []
-        for i, row in enumerate(values):
-            off_diagonal = np.concatenate([row[:i], row[i + 1 :]]) if both_orders else row[i + 1 :]
-            pairs.append(off_diagonal[~np.isnan(off_diagonal)])
-    found = np.concatenate(pairs).astype(np.float32, copy=False) if pairs else np.empty(0, dtype=np.float32)
-    if len(found) == 0:
-        raise ConfigError("the matrix has no pair of different identities with images to count.")
-    return found
+        gathered = _Gathered(matrix.values.size)
+        for _, _, block in _masked_blocks(matrix):
+            gathered.add(block[~np.isnan(block)])
+        return gathered.found()
+    values = np.asarray(matrix)
+    if values.ndim != 2 or values.shape[0] != values.shape[1]:
+        raise ConfigError(f"an array must be square to have off-diagonal pairs, got shape {values.shape}.")
+    if not both_orders and not _is_symmetric(values):
+        raise ConfigError("the array is not symmetric: pass both_orders=True to count (i, j) and (j, i) apart.")
+    gathered = _Gathered(values.size)
+    for i, row in enumerate(values):
+        for part in (row[:i], row[i + 1 :]) if both_orders else (row[i + 1 :],):
+            gathered.add(part[~np.isnan(part)])
+    return gathered.found()
 
 
 def _is_symmetric(values: Floats, *, rows_at_a_time: int = 1024) -> bool:
@@ -265,5 +289,11 @@ def _moments(values: NDArray[np.float32], *, at_a_time: int = 1 << 20) -> tuple[
 
 
 def _quantiles(values: NDArray[np.float32]) -> tuple[float, float, float]:
-    p05, median, p95 = np.quantile(values, [0.05, 0.5, 0.95])
-    return float(p05), float(median), float(p95)
+    """5th, 50th and 95th percentile, interpolated linearly; sorts the values in place, faster than selecting them."""
+    values.sort()
+    place = np.array([0.05, 0.5, 0.95]) * (len(values) - 1)
+    below = np.floor(place).astype(np.int64)
+    above = np.ceil(place).astype(np.int64)
+    low, high = values[below].astype(np.float64), values[above].astype(np.float64)
+    p05, median, p95 = (low + (place - below) * (high - low)).tolist()
+    return p05, median, p95
