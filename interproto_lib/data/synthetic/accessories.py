@@ -7,7 +7,7 @@ import numpy as np
 from interproto_lib.data.synthetic.canvas import Canvas, Face, Plane, blend, clip01, cover, noise_tiles, on_skin, ridge
 from interproto_lib.data.synthetic.nuisance import OCCLUDERS
 
-_FINGERS = ((-0.30, -0.42, 0.06), (-0.10, -0.16, -0.10), (0.11, 0.10, -0.08), (0.31, 0.36, 0.08))
+_FINGERS = ((-0.33, -0.44, 0.02), (-0.11, -0.17, -0.16), (0.11, 0.10, -0.12), (0.33, 0.38, 0.04))
 """x of the foot, x and y of the tip of each finger of a hand, about its middle, in face units."""
 
 
@@ -30,14 +30,15 @@ def draw_glasses(face: Face, canvas: Canvas, image: Plane) -> None:
     view = image[:, w[0], w[1]]
     glass = cover(lens.copy(), canvas.edge)
     if dark:
-        blend(view, [0.07, 0.065, 0.06], glass * 0.92)
+        blend(view, [0.07, 0.065, 0.06], 0.90 * glass)
     glint = canvas.x[w] * 0.8
     glint += y
-    shine = ridge(np.abs(glint + 0.28) - 0.06, 0.10)
+    glint += 0.28
+    shine = ridge(np.abs(glint) - 0.06, 0.10)
     shine *= glass
     shine *= 0.16
     blend(view, [0.95, 0.97, 1.0], shine)
-    thick = canvas.fine(0.020)
+    thick = 0.5 * canvas.fine(0.040)
     rim = cover(np.abs(lens) - thick, canvas.edge)
     bar = np.abs(y + 0.05) - thick
     gap = ax - (eye + 0.01) + half
@@ -62,37 +63,50 @@ def draw_occluder(face: Face, canvas: Canvas, image: Plane) -> None:
 
 
 def _hand(face: Face, canvas: Canvas, image: Plane) -> None:
-    """Four fingers laid on cheek and chin from below: rounded bars, lit from above, on a palm."""
+    """A hand laid on cheek and chin from below: four rounded fingers, lit from the front, on a palm."""
     side = face.occluder_side
     shift_x, shift_y = face.occluder_shift
     x, y = canvas.x * side - (0.62 + 0.3 * shift_x), canvas.y - (0.95 + 0.4 * shift_y)
-    skin = np.array(face.skin, np.float32).reshape(3, 1, 1)
-    palm = np.sqrt(x * x + (y - 0.62) * (y - 0.62) * 0.7) - 0.44
-    blend(image, skin * (0.86 - 0.25 * clip01(y - 0.4)), cover(palm, canvas.edge))
-    for number, (foot, tip, reach) in enumerate(
-        ((-0.30, -0.42, 0.06), (-0.10, -0.16, -0.10), (0.11, 0.10, -0.08), (0.31, 0.36, 0.08))
-    ):
+    low = y - 0.85
+    palm = np.sqrt(x * x + low * low)
+    palm -= 0.52
+    blend(image, _lit(face, 0.88 - 0.25 * clip01(y - 0.4)), cover(palm, canvas.edge))
+    for foot, tip, reach in _FINGERS:
         along = y - reach
-        np.minimum(along, 0.55, out=along)
+        np.minimum(along, 0.65, out=along)
         np.maximum(along, 0.0, out=along)
-        axis = along * ((foot - tip) / 0.55)
-        axis += tip
-        across = x - axis
-        rest = y - reach - along
-        rest *= rest
-        distance = np.sqrt(across * across + rest) - 0.105
-        light = 1.0 + across * (-1.4 * side * face.light[0])
-        light -= 22.0 * across * across
-        light *= 0.98
-        tint = skin * light
-        alpha = cover(distance.copy(), canvas.edge)
-        # A line of shadow between fingers.
-        blend(
-            image, [c * 0.45 for c in face.skin], ridge(distance - 0.01, canvas.fine(0.04)) * (0.5 if number else 0.3)
-        )
-        blend(image, tint, alpha)
-        nail = np.sqrt(across * across * 2.2 + (y - reach + 0.02) * (y - reach + 0.02)) - 0.055
-        blend(image, [min(1.0, c * 1.06 + 0.04) for c in face.skin], cover(nail, canvas.edge) * 0.6)
+        across = along * ((tip - foot) / 0.65)
+        across += x
+        across -= tip
+        end = y - reach
+        end -= along
+        end *= end
+        distance = across * across
+        distance += end
+        np.sqrt(distance, out=distance)
+        distance -= 0.118
+        light = across * across
+        light *= -11.0
+        light += across * (1.2 * side * face.light[0])
+        light += 0.98
+        # A line of shadow around each finger.
+        blend(image, _darker(face), 0.55 * ridge(distance - 0.01, canvas.fine(0.035)))
+        blend(image, _lit(face, light), cover(distance, canvas.edge))
+        nail = y - (reach - 0.02)
+        nail *= nail
+        nail += 2.2 * (across * across)
+        np.sqrt(nail, out=nail)
+        nail -= 0.055
+        blend(image, [min(1.0, c * 1.06 + 0.04) for c in face.skin], 0.5 * cover(nail, canvas.edge))
+
+
+def _lit(face: Face, light: Plane) -> Plane:
+    """Skin in a light (h, w) -> (3, h, w)."""
+    return np.array(face.skin, np.float32).reshape(3, 1, 1) * light
+
+
+def _darker(face: Face) -> list[float]:
+    return [c * 0.45 for c in face.skin]
 
 
 def _scarf(face: Face, canvas: Canvas, image: Plane) -> None:
@@ -101,40 +115,46 @@ def _scarf(face: Face, canvas: Canvas, image: Plane) -> None:
     top = face.mouth_y - 0.12 + 0.35 * shift_y
     x, y = canvas.x, canvas.y
     fold = on_skin(noise_tiles()[2], x, y, 26.0, face.offsets[2], face.offsets[3])
-    line = top - 0.16 * (x * x) * (1.0 if abs(shift_x) < 0.25 else -0.6) + 0.25 * shift_x * x
+    line = x * x
+    line *= -0.16 if abs(shift_x) < 0.25 else 0.10
+    line += top
+    line += (0.25 * shift_x) * x
     line += 0.02 * fold
     line -= y
     wave = y * 5.0
     wave += 1.2 * x * (1.0 if shift_x > 0 else -1.0)
     wave += 0.5 * fold
     wave -= np.rint(wave)
-    light = 0.95 - 1.6 * (wave * wave)
-    light -= 0.18 * canvas.ax
+    light = canvas.ax * -0.18
+    light += 0.95
+    light -= 1.6 * (wave * wave)
     light += 0.05 * fold
-    alpha = cover(line, canvas.edge)
-    blend(image, np.array(face.occluder_colour, np.float32).reshape(3, 1, 1) * light, alpha)
+    cloth = np.array(face.occluder_colour, np.float32).reshape(3, 1, 1)
+    blend(image, cloth * light, cover(line, canvas.edge))
 
 
 def _phone(face: Face, canvas: Canvas, image: Plane) -> None:
-    """A phone held to the cheek: a dark rounded slab with a lens, fingers around it."""
+    """A phone held to the cheek: a dark rounded slab with a lens, three fingers around it."""
     side = face.occluder_side
     shift_x, shift_y = face.occluder_shift
     x, y = canvas.x * side - (1.00 + 0.25 * shift_x), canvas.y - (0.70 + 0.3 * shift_y)
     u, v = x * 0.97 + y * 0.24, y * 0.97 - x * 0.24
     p, q = np.maximum(np.abs(u) - 0.20, 0.0), np.maximum(np.abs(v) - 0.62, 0.0)
-    distance = np.sqrt(p * p + q * q) - 0.10
-    light = 1.0 - 0.25 * clip01(u + 0.4)
-    tint = np.array([c * 0.45 for c in face.occluder_colour], np.float32).reshape(3, 1, 1)
-    blend(image, tint * light, cover(distance, canvas.edge))
-    lens = np.sqrt((u + 0.10) * (u + 0.10) + (v + 0.50) * (v + 0.50)) - 0.07
+    slab = np.sqrt(p * p + q * q)
+    slab -= 0.10
+    tint = np.array([c * 0.40 for c in face.occluder_colour], np.float32).reshape(3, 1, 1)
+    blend(image, tint * (1.0 - 0.25 * clip01(u + 0.4)), cover(slab, canvas.edge))
+    p, q = u + 0.10, v + 0.50
+    lens = np.sqrt(p * p + q * q)
+    lens -= 0.07
     blend(image, [0.03, 0.03, 0.04], cover(lens, canvas.edge))
-    skin = np.array(face.skin, np.float32).reshape(3, 1, 1)
-    for place in (0.02, 0.23, 0.44):
-        along = np.maximum(-u - 0.02, 0.0)
-        np.minimum(along, 0.0, out=along)
+    for place in (-0.02, 0.20, 0.42):
         off = v - place
-        reach = np.maximum(-0.12 - u, 0.0)
-        finger = np.sqrt(off * off + reach * reach) - 0.095
-        shade = 0.95 - 26.0 * off * off
-        blend(image, [c * 0.45 for c in face.skin], ridge(finger - 0.01, canvas.fine(0.035)) * 0.5)
-        blend(image, skin * shade, cover(finger, canvas.edge))
+        off *= off
+        reach = np.maximum(-0.10 - u, 0.0)
+        finger = np.sqrt(off + reach * reach)
+        finger -= 0.105
+        blend(image, _darker(face), 0.55 * ridge(finger - 0.01, canvas.fine(0.035)))
+        off *= -18.0
+        off += 0.95
+        blend(image, _lit(face, off), cover(finger, canvas.edge))

@@ -147,7 +147,7 @@ def _colours(identities: Identities, age_years: FloatArray, grown: FloatArray) -
     u = identities.colours
     tone = u[:, 0]
     skin = _mix_colours(
-        [[0.97, 0.82, 0.73], [0.93, 0.74, 0.61], [0.82, 0.61, 0.46], [0.62, 0.43, 0.30], [0.42, 0.28, 0.20]],
+        [[0.93, 0.78, 0.69], [0.90, 0.71, 0.58], [0.82, 0.61, 0.46], [0.62, 0.43, 0.30], [0.42, 0.28, 0.20]],
         tone * (0.4 + 0.6 * tone),
     )
     hue = (u[:, 1] - 0.5)[:, None]

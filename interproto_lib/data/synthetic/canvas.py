@@ -150,8 +150,11 @@ class Canvas:
 
     def _align(self, points: list[tuple[float, float]]) -> None:
         """Similarity of least squares from the template (112 pixels) to turned face units."""
-        px, py = sum(p[0] for p in points) / 5.0, sum(p[1] for p in points) / 5.0
-        tx, ty = sum(t[0] for t in TEMPLATE) / 5.0, sum(t[1] for t in TEMPLATE) / 5.0
+        # Added one by one: the built-in sum of floats rounds otherwise from Python 3.12 on.
+        px = py = tx = ty = 0.0
+        for (x, y), (u, v) in zip(points, TEMPLATE, strict=True):
+            px, py, tx, ty = px + x, py + y, tx + u, ty + v
+        px, py, tx, ty = px / 5.0, py / 5.0, tx / 5.0, ty / 5.0
         along = across = norm = 0.0
         for (x, y), (u, v) in zip(points, TEMPLATE, strict=True):
             x, y, u, v = x - px, y - py, u - tx, v - ty
@@ -194,21 +197,26 @@ class Canvas:
     def window(self, left: float, right: float, top: float, bottom: float) -> Window:
         """Rows and columns that hold the rectangle of face coordinates, two pixels wider; may be empty."""
         along, across, px, py, tx, ty = self._forward
-        columns, rows = [], []
-        for x in (left, right):
-            for y in (top, bottom):
-                u, v = self._turn(x, y)
-                u, v = u - px, v - py
-                columns.append(along * u - across * v + tx)
-                rows.append(across * u + along * v + ty)
-        if left < 0.0 < right:
-            u, v = self._turn(0.0, bottom)
-            rows.append(across * (u - px) + along * (v - py) + ty)
+        (u0, above0), (u1, above1) = self._turn(left, 0.0), self._turn(right, 0.0)
+        u0, u1 = u0 - px, u1 - px
+        high, low = top * self._cos_pitch - py, bottom * self._cos_pitch - py
+        up0, up1, down0, down1 = high + above0, high + above1, low + above0, low + above1
+        columns = (along * u0 - across * up0, along * u1 - across * up1,
+                   along * u0 - across * down0, along * u1 - across * down1)  # fmt: skip
+        rows = (across * u0 + along * up0, across * u1 + along * up1,
+                across * u0 + along * down0, across * u1 + along * down1)  # fmt: skip
+        # A pitched head bends the rectangle: its middle may lie above or below its corners.
+        bend = abs(above0 - above1) if left * right > 0.0 else max(abs(above0), abs(above1))
         ratio = self.size / TEMPLATE_SIZE
-        return self._span(rows, ratio), self._span(columns, ratio)
+        bend *= along
+        return (
+            self._span(min(rows) - bend + ty, max(rows) + bend + ty, ratio),
+            self._span(min(columns) + tx, max(columns) + tx, ratio),
+        )
 
-    def _span(self, places: list[float], ratio: float) -> slice:
-        low, high = int(min(places) * ratio + 100.0) - 102, int(max(places) * ratio + 100.0) - 96
+    def _span(self, least: float, most: float, ratio: float) -> slice:
+        # Shifted by 200 pixels, so that rounding towards zero rounds down.
+        low, high = int(least * ratio + 200.0) - 202, int(most * ratio + 200.0) - 196
         start = min(max(low, 0), self.size)
         return slice(start, max(start, min(high, self.size)))
 

@@ -1,29 +1,33 @@
-"""Eyes and brows."""
+"""Eyes and brows: left and right at once, on coordinates folded about the middle of the face."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from interproto_lib.data.synthetic.canvas import Canvas, Face, blend, bump, clip01, cover, ridge, strands
+from interproto_lib.data.synthetic.canvas import Canvas, Face, Plane, blend, bump, clip01, cover, ridge, strands
 from interproto_lib.data.synthetic.skin import Skin
 
 
 def draw_eyes(face: Face, canvas: Canvas, skin: Skin) -> None:
     """Draw both eyes and brows onto the colour of the skin."""
-    for side in (-1.0, 1.0):
-        _eye(face, canvas, skin, side)
-        _brow(face, canvas, skin, side)
+    _eyes(face, canvas, skin)
+    _brows(face, canvas, skin)
 
 
-def _eye(face: Face, canvas: Canvas, skin: Skin, side: float) -> None:
-    """One eye: the opening lies between two parabolas; ball, iris and pupil are discs behind it."""
+def _sides(x: Plane) -> Plane:
+    """-1 left of the middle, 1 right of it."""
+    return np.where(x < 0.0, np.float32(-1.0), np.float32(1.0))
+
+
+def _eyes(face: Face, canvas: Canvas, skin: Skin) -> None:
+    """Eyes: the opening lies between two parabolas; ball, iris and pupil are discs behind it."""
     width, height = face.eye_width, face.eye_height * face.lid
-    middle = side * face.eye_distance
-    w = canvas.window(middle - width * 1.25, middle + width * 1.25, -height - 0.20, height * 0.55 + 0.14)
-    x = canvas.x[w] * side
-    x -= face.eye_distance
+    reach = face.eye_distance + width * 1.2
+    w = canvas.window(-reach, reach, -height - 0.17, height * 0.55 + 0.10)
+    side = _sides(canvas.x[w])
+    x = canvas.ax[w] - face.eye_distance
     y = canvas.y[w] + x * (2.0 * face.eye_tilt)
-    y -= face.eye_asymmetry * side
+    y -= side * face.eye_asymmetry
     image, shade = skin.colour[:, w[0], w[1]], skin.shade[w]
     u = x * (1.0 / width)
     opening = u * u
@@ -47,7 +51,7 @@ def _eye(face: Face, canvas: Canvas, skin: Skin, side: float) -> None:
     image *= crease
     alpha = cover(np.maximum(above, below), canvas.edge)
     alpha *= inside
-    gaze_x, gaze_y = x - face.gaze_x * side, y - (face.gaze_y - 0.012)
+    gaze_x, gaze_y = x - side * face.gaze_x, y - (face.gaze_y - 0.012)
     radius = gaze_x * gaze_x
     radius += gaze_y * gaze_y
     np.sqrt(radius, out=radius)
@@ -77,7 +81,7 @@ def _eye(face: Face, canvas: Canvas, skin: Skin, side: float) -> None:
     limbus += 1.0
     ball *= limbus
     blend(ball, [0.025, 0.02, 0.02], cover(radius - iris * 0.43, canvas.edge))
-    gleam_x, gleam_y = gaze_x - face.light[0] * side * 0.05 + 0.012, gaze_y + 0.042
+    gleam_x, gleam_y = gaze_x - side * (face.light[0] * 0.05), gaze_y + 0.042
     gleam = gleam_x * gleam_x
     gleam += gleam_y * gleam_y
     gleam *= 1.0 / (canvas.fine(0.040) * canvas.fine(0.040))
@@ -102,20 +106,20 @@ def _eye(face: Face, canvas: Canvas, skin: Skin, side: float) -> None:
     image *= lash
 
 
-def _brow(face: Face, canvas: Canvas, skin: Skin, side: float) -> None:
-    """One brow: an arched band, thick and square inside, thin outside, of slanting hairs."""
-    length, middle = face.brow_length, side * (face.eye_distance + 0.02)
+def _brows(face: Face, canvas: Canvas, skin: Skin) -> None:
+    """Brows: an arched band, thick and square inside, thin outside, of slanting hairs."""
+    length, middle = face.brow_length, face.eye_distance + 0.02
     centre = face.brow_y - face.brow_raise
-    w = canvas.window(middle - length * 1.1, middle + length * 1.1, centre - 0.20, centre + 0.18)
-    x = canvas.x[w] * side
-    x -= face.eye_distance + 0.02
-    y = canvas.y[w] - (centre + face.eye_asymmetry * side)
+    w = canvas.window(-middle - length, middle + length, centre - 0.17, centre + 0.13)
+    x = canvas.ax[w] - middle
+    y = canvas.y[w] - _sides(canvas.x[w]) * face.eye_asymmetry
+    y -= centre
     u = x * (1.0 / length)
-    arch = u - 0.30
+    arch = u - 0.15
     np.multiply(arch, arch, out=arch)
     arch -= 1.0
     arch *= face.brow_arch + 0.02
-    arch += u * face.brow_tilt
+    arch += u * (face.brow_tilt + 0.012)
     ends = u * u
     np.multiply(ends, ends, out=ends)
     np.subtract(1.0, ends, out=ends)

@@ -106,6 +106,7 @@ class Hair:
 
     Attributes:
         cut: How it is worn.
+        covers_ears: Whether the ears are hidden.
         window: Rows and columns of the hair in front.
         front: (h, w) signed distance from the opening of the face, negative in hair, within `window`.
         tone: (size, size) brightness of the strands around 0.
@@ -115,6 +116,7 @@ class Hair:
 
     def __init__(self, face: Face, canvas: Canvas) -> None:
         self.cut = choose_cut(face)
+        self.covers_ears = self.cut.length > 0.75
         self.tone = _tone(face, canvas, self.cut)
         self.within = _outer_edge(face, canvas, self.cut, self.tone)
         bottom = min(max(self.cut.length + 0.1, 0.35), 2.2)
@@ -137,8 +139,8 @@ def _tone(face: Face, canvas: Canvas, cut: Cut) -> Plane:
         off /= above
         tone = strands(off, canvas.size, face.offsets[4])
     if face.curl > 0.05:
-        cloud = on_skin(noise_tiles()[1], canvas.x, canvas.y, 62.0, face.offsets[4], face.offsets[5])
-        cloud *= 0.45
+        cloud = on_skin(noise_tiles()[1], canvas.x, canvas.y, 75.0, face.offsets[4], face.offsets[5])
+        cloud *= 0.75
         cloud -= tone
         cloud *= min(1.0, 1.4 * face.curl)
         tone += cloud
@@ -152,8 +154,15 @@ def _outer_edge(face: Face, canvas: Canvas, cut: Cut, tone: Plane) -> Plane:
     up = np.minimum(canvas.y + 0.15, 0.0)
     up *= 1.0 / high
     np.multiply(up, up, out=up)
-    widening = np.maximum(canvas.y, 0.0)
-    widening *= 0.10 if cut.length > 0.5 else -0.10
+    # Rounder than an ellipse: t^2 (0.55 + 0.45 t^2).
+    up *= 0.55 + 0.45 * up
+    if cut.length > 0.45:
+        widening = np.maximum(canvas.y, 0.0)
+        widening *= 0.10
+    else:
+        # Short hair lies close above the ears.
+        widening = clip01((canvas.y + 0.75) * 1.4)
+        widening *= -0.75 * cut.volume
     widening += half
     across = canvas.x / widening
     np.multiply(across, across, out=across)
@@ -196,7 +205,7 @@ def _opening(face: Face, canvas: Canvas, cut: Cut, tone: Plane, window: Window) 
     top = np.minimum(y + 0.25, 0.0)
     side += 0.10 * top
     side -= ax
-    radius = 0.34
+    radius = 0.42
     np.subtract(radius, below, out=below)
     np.maximum(below, 0.0, out=below)
     np.subtract(radius, side, out=side)
@@ -211,10 +220,10 @@ def _opening(face: Face, canvas: Canvas, cut: Cut, tone: Plane, window: Window) 
 
 def draw_hair_behind(face: Face, canvas: Canvas, hair: Hair, image: Plane) -> None:
     """Draw what hangs behind face and neck: nothing but a shade at the nape where it is short."""
-    length = max(hair.cut.length, 0.10)
-    w = canvas.window(-2.2, 2.2, -2.0, length + 0.15)
     if face.bald > 0.6:
         return
+    length = hair.cut.length if hair.cut.length > 0.45 else 0.0
+    w = canvas.window(-2.2, 2.2, -2.0, length + 0.25)
     end = canvas.y[w] - length
     end += hair.tone[w] * 0.08
     end += 0.10 * (canvas.x[w] * canvas.x[w])
@@ -240,12 +249,16 @@ def draw_hair_in_front(face: Face, canvas: Canvas, hair: Hair, image: Plane) -> 
     length = hair.cut.length if hair.cut.length > 0.45 else 0.12
     end = y - length
     end += hair.tone[w] * 0.06
+    if hair.cut.length <= 0.45:
+        # Sideburns before the ear, nothing over it.
+        end += 2.2 * np.maximum(canvas.ax[w] - 0.90 * face.face_width, 0.0)
     alpha *= cover(end, canvas.edge * 0.35)
     if face.bald > 0.3:
         # Thin on top.
-        thin = clip01((y + 0.75) * 2.5)
-        thin *= 0.35
-        thin += 0.65
+        bare = min(1.0, 1.6 * face.bald)
+        thin = clip01((y + 0.62) * 2.5)
+        thin *= bare
+        thin += 1.0 - bare
         alpha *= thin
     # Light: sheen in a band across the head, darker towards the edges and away from the light.
     light = hair.tone[w] * 0.40

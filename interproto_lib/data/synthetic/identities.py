@@ -50,12 +50,12 @@ class ShapeParameter:
 SHAPE_PARAMETERS: tuple[ShapeParameter, ...] = (
     # Eyes.                          child  adult    old  spread persist  male   lowest
     ShapeParameter("eye_distance", 0.500, 0.500, 0.000, 0.032, 0.3, 0.010),  # half of it
-    ShapeParameter("eye_width", 0.235, 0.200, -0.010, 0.017, 0.2, 0.000, 0.12),  # half of it
-    ShapeParameter("eye_height", 0.138, 0.094, -0.016, 0.017, 0.2, -0.005, 0.035),
+    ShapeParameter("eye_width", 0.240, 0.200, -0.010, 0.017, 0.2, 0.000, 0.12),  # half of it
+    ShapeParameter("eye_height", 0.150, 0.099, -0.016, 0.017, 0.2, -0.005, 0.035),
     ShapeParameter("eye_tilt", 0.000, 0.000, 0.020, 0.035, 0.4),
     ShapeParameter("eye_skew", 0.000, 0.000, 0.000, 0.220, 0.3),
     ShapeParameter("eye_asymmetry", 0.000, 0.000, 0.000, 0.022, 0.3),
-    ShapeParameter("iris_radius", 0.120, 0.100, -0.003, 0.006, 0.1, 0.000, 0.07),
+    ShapeParameter("iris_radius", 0.128, 0.100, -0.003, 0.006, 0.1, 0.000, 0.07),
     ShapeParameter("lid_gap", 0.020, 0.030, 0.000, 0.012, 0.2),
     ShapeParameter("lid_crease", 0.250, 0.350, 0.050, 0.220, 0.3, -0.050, 0.0),
     ShapeParameter("eye_socket", 0.060, 0.160, 0.080, 0.080, 0.1, 0.030, 0.0),

@@ -25,7 +25,7 @@ def draw_mouth(face: Face, canvas: Canvas, skin: Skin) -> None:
     np.maximum(arc, 0.0, out=arc)
     # The line between the lips: bent by mood, with a dip under the middle of the upper lip.
     line = squared - 0.5
-    line *= face.mouth_curve - 0.065 * smile
+    line *= face.mouth_curve - 0.014 - 0.065 * smile
     line += u * (0.5 * face.mouth_tilt)
     line += 0.012 * bump(squared * 9.0)
     y = canvas.y[w] - face.mouth_y

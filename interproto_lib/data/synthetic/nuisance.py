@@ -55,7 +55,7 @@ def draw_nuisance(
 
 
 def _pose_and_expression(z: FloatArray, nuisance: float) -> dict[str, FloatArray]:
-    smile = _clip(z[:, 12] * 0.6 + 0.25, -0.5, 1.4) * nuisance
+    smile = _clip(z[:, 12] * 0.55 + 0.40, -0.4, 1.4) * nuisance
     return {
         "yaw": _clip(z[:, 0] * 0.30 * nuisance, -0.70, 0.70) * 0.5,
         "pitch": _clip(z[:, 1] * 0.14 * nuisance, -0.36, 0.36) * 0.5,
@@ -84,7 +84,7 @@ def _light(z: FloatArray, u: FloatArray, nuisance: float) -> dict[str, FloatArra
 def _surroundings(u: FloatArray) -> dict[str, FloatArray]:
     # Walls and skies: a grey level with a little colour, the far side lighter or darker.
     level = 0.25 + 0.62 * u[:, 1:2]
-    near = level + (u[:, 2:5] - 0.5) * 0.22
+    near = level + (u[:, 2:5] - 0.5) * 0.15
     far = near * (0.70 + 0.55 * u[:, 5:6]) + (u[:, 6:9] - 0.5) * 0.06
     cloth_level = 0.08 + 0.72 * u[:, 9:10] * u[:, 9:10]
     return {
@@ -130,7 +130,7 @@ def _accessories(u: FloatArray, look: dict[str, FloatArray], nuisance: float) ->
 def _camera(u: FloatArray, nuisance: float) -> dict[str, FloatArray]:
     return {
         "blur": _clip(u[:, 38] * 1.5 - 0.65, 0.0, 1.0) * nuisance,
-        "noise": (0.004 + 0.026 * u[:, 39] * u[:, 39]) * nuisance,
+        "noise": (0.004 + 0.020 * u[:, 39] * u[:, 39]) * nuisance,
         "compression": np.where(u[:, 40] < 0.35, 0.25 + 0.75 * u[:, 41], 0.0) * nuisance,
         "grey_image": np.where(u[:, 42] < 0.05 * nuisance, 1.0, 0.0),
         "offsets": np.floor(u[:, 43:51] * 128.0),

@@ -109,7 +109,8 @@ def draw_face(face: Face, size: int) -> NDArray[np.uint8]:
     hair = Hair(face, canvas)
     draw_hair_behind(face, canvas, hair, image)
     draw_neck_and_clothes(face, canvas, image)
-    draw_ears(face, canvas, image)
+    if not hair.covers_ears:
+        draw_ears(face, canvas, image)
     skin = Skin(face, canvas)
     raise_relief(face, canvas, skin)
     shade_under_hair(canvas, hair, skin)

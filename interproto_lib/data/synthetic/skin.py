@@ -96,10 +96,11 @@ def _sockets_and_cheeks(face: Face, canvas: Canvas, skin: Skin) -> None:
     brow = 0.02 + 0.03 * face.male * face.puberty + 0.06 * face.nose_bridge
     skin.height[w] += brow * spot(ax[w], y[w], 0.42, face.brow_y + 0.02, 0.50, 0.16)
     w = canvas.window(-1.1, 1.1, 0.1, 1.4)
-    skin.height[w] += (0.05 + 0.8 * face.cheek) * spot(ax[w], y[w], 0.60, 0.55, 0.40, 0.38)
-    skin.height[w] += 0.7 * face.cheekbone * spot(ax[w], y[w], 0.76, 0.40, 0.28, 0.22)
-    skin.height[w] -= 0.55 * face.cheekbone * spot(ax[w], y[w], 0.70, 0.92, 0.30, 0.36)
-    skin.dark[w] += 0.6 * face.cheekbone * spot(ax[w], y[w], 0.80, 0.92, 0.28, 0.40)
+    skin.height[w] += (0.02 + 0.45 * face.cheek) * spot(ax[w], y[w], 0.60, 0.55, 0.46, 0.46)
+    skin.height[w] += 0.35 * face.cheekbone * spot(ax[w], y[w], 0.74, 0.40, 0.34, 0.26)
+    hollow = spot(ax[w], y[w], 0.80, 0.93, 0.36, 0.46)
+    skin.height[w] -= (0.20 * face.cheekbone) * hollow
+    skin.dark[w] += (0.75 * face.cheekbone) * hollow
 
 
 def _nose(face: Face, canvas: Canvas, skin: Skin) -> None:
@@ -129,12 +130,12 @@ def _nose(face: Face, canvas: Canvas, skin: Skin) -> None:
     height = skin.height[w]
     height += rise
     tip = length - 0.085
-    height += (0.07 + 0.26 * face.nose_tip) * spot(x, y, 0.0, tip, 0.80 * width, 0.80 * width)
-    height += 0.055 * spot(ax, y, 0.70 * width, length - 0.035, 0.50 * width, 0.115)
+    height += (0.055 + 0.26 * face.nose_tip) * spot(x, y, 0.0, tip, 0.80 * width, 0.80 * width)
+    height += (0.032 + 0.018 * face.growth) * spot(ax, y, 0.70 * width, length - 0.035, 0.52 * width, 0.12)
     dark = skin.dark[w]
     # Under the tip, the nostrils, the crease around the wing.
-    dark += (0.13 + 0.20 * lift) * spot(x, y, 0.0, length + 0.055, 1.15 * width, 0.09)
-    dark += 0.52 * spot(ax, y, 0.50 * width, length + 0.012, 0.34 * width, canvas.fine(0.046))
+    dark += (0.05 + 0.20 * lift + 0.05 * face.growth) * spot(x, y, 0.0, length + 0.055, 1.15 * width, 0.09)
+    dark += (0.38 + 0.16 * face.growth) * spot(ax, y, 0.50 * width, length + 0.012, 0.34 * width, canvas.fine(0.044))
     bend = y - (length - 0.05)
     np.multiply(bend, bend, out=bend)
     bend *= 2.5
@@ -147,7 +148,9 @@ def _nose(face: Face, canvas: Canvas, skin: Skin) -> None:
     slope = x * (-1.2 * (lift + 0.1) * face.light[0] / width)
     np.maximum(slope, 0.0, out=slope)
     slope *= bump(x * x * (1.0 / (2.2 * width * width)))
-    slope *= bump(np.multiply(down - 0.5, down - 0.5) * 2.6)
+    off = down - 0.5
+    off *= 1.6
+    slope *= bump(np.multiply(off, off, out=off))
     dark += slope
 
 
@@ -184,7 +187,7 @@ def _folds(face: Face, canvas: Canvas, skin: Skin) -> None:
     line += 0.05 * bump(np.multiply(down - 0.5, down - 0.5) * 3.0)
     fade = bump(np.multiply(down - 0.45, down - 0.45) * 2.0)
     skin.dark[w] += (0.9 * depth) * (ridge(line.copy(), canvas.fine(0.07)) * fade)
-    skin.height[w] += (0.22 * depth) * (ridge(line - 0.10, 0.16) * fade)
+    skin.height[w] += (0.14 * depth) * (ridge(line - 0.10, 0.20) * fade)
 
 
 def _wrinkles(face: Face, canvas: Canvas, skin: Skin) -> None:
@@ -196,11 +199,13 @@ def _wrinkles(face: Face, canvas: Canvas, skin: Skin) -> None:
     wave *= 0.018
     wave += 0.06 * (x * x)
     wave += y
-    fade = bump(x * x * 1.5)
+    fade: Plane = x * x
+    fade *= 1.5
+    bump(fade)
     lines = ridge(wave + 0.50, canvas.fine(0.032)) * 0.7
     lines += ridge(wave + 0.63, canvas.fine(0.034))
     lines += ridge(wave + 0.76, canvas.fine(0.032)) * 0.8
-    skin.dark[w] += (0.15 * old) * (lines * fade)
+    skin.dark[w] += (0.20 * old) * (lines * fade)
     skin.height[w] -= (0.006 * old) * (lines * fade)
     # Crow's feet.
     w = canvas.window(-1.1, 1.1, -0.22, 0.28)
@@ -211,7 +216,7 @@ def _wrinkles(face: Face, canvas: Canvas, skin: Skin) -> None:
         line = out * -slope
         line += y
         line -= 0.02
-        skin.dark[w] += (0.17 * old + 0.02 * max(face.smile, 0.0)) * (ridge(line, canvas.fine(0.028)) * fade)
+        skin.dark[w] += (0.23 * old + 0.02 * max(face.smile, 0.0)) * (ridge(line, canvas.fine(0.028)) * fade)
     # Lines down from the corners of the mouth, hanging cheeks.
     w = canvas.window(-0.95, 0.95, face.mouth_y - 0.12, face.chin_y + 0.05)
     ax, y = canvas.ax[w], canvas.y[w] - face.mouth_y
@@ -260,7 +265,7 @@ def light_skin(face: Face, canvas: Canvas, skin: Skin) -> None:
     shine = nx * nx
     shine *= shine
     shine *= shine
-    nx *= (1.0 - face.ambient) * 1.18
+    nx *= (1.0 - face.ambient) * 1.14
     nx += face.ambient
     # The rim turns away, hollows get less.
     rim = skin.outline[w] + 0.26
@@ -345,7 +350,7 @@ def _beard(face: Face, canvas: Canvas, skin: Skin) -> None:
     arc = y - (0.46 * top + 0.54 * mouth - 0.015)
     arc -= 0.22 * (off * off)
     alpha = ridge(arc, 0.115)
-    alpha *= clip01(8.0 * (lip * 1.12 - aoff))
+    alpha *= clip01(5.0 * (lip * 1.12 - aoff))
     alpha *= 1.5
     style = face.beard_style
     if style < 0.75:
