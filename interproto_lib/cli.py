@@ -175,8 +175,9 @@ def _preset(options: argparse.Namespace) -> None:
 def _html(options: argparse.Namespace) -> None:
     from interproto_lib.html import export_html
 
-    for notebook in options.notebooks:
-        export_html(notebook, options.output_dir / f"{notebook.stem}.html")
+    names = [notebook.stem for notebook in options.notebooks]
+    for notebook, name in zip(options.notebooks, names, strict=True):
+        export_html(notebook, options.output_dir / f"{name}.html", siblings=names)
 
 
 def _doctor(options: argparse.Namespace) -> None:

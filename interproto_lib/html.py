@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from interproto_lib.files import atomic_write
 
 _FORMULA = re.compile(r"(?<![\\$])(\$\$(?P<display>.+?)\$\$|\$(?P<inline>[^\s$](?:[^$\n]*[^\s$\\])?)\$(?!\d))", re.S)
 _CODE = re.compile(r"(```.*?```|~~~.*?~~~|`[^`\n]+`)", re.S)
+_NOTEBOOK_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[\w./-]+)\.ipynb\)")
 _OFFLINE_TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_requirejs %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
@@ -24,7 +26,7 @@ _CSS_LOAD = re.compile(r"""(?:url\(\s*['"]?|@import\s+['"])((?:https?:)?//[^'")\
 _SCRIPT_LOAD = re.compile(r"""(?:import\s*\(\s*|import\s+[^;'"]*|from\s+)['"]((?:https?:)?//[^'"]+)""")
 
 
-def export_html(notebook: str | Path, output: str | Path) -> Path:
+def export_html(notebook: str | Path, output: str | Path, *, siblings: Iterable[str] = ()) -> Path:
     """Write an executed notebook as one self-contained HTML file.
 
     Pictures and styles are inside the file, formulas become MathML, which browsers show by themselves, and plotly
@@ -33,6 +35,8 @@ def export_html(notebook: str | Path, output: str | Path) -> Path:
     Args:
         notebook: The executed `.ipynb` file.
         output: The HTML file to write; its folder is made.
+        siblings: Names of notebooks (without `.ipynb`) whose pages lie beside this one: links to these notebooks lead
+            to their pages. Links to other notebooks become plain text.
 
     Returns:
         The HTML file.
@@ -51,7 +55,7 @@ def export_html(notebook: str | Path, output: str | Path) -> Path:
         raise ConfigError(f"There is no notebook {path}.") from error
     except Exception as error:
         raise ConfigError(f"{path} is not a notebook: {error}") from error
-    formulas = _prepare(content)
+    formulas = _prepare(content, frozenset(siblings))
     exporter = HTMLExporter(
         raw_template=_OFFLINE_TEMPLATE,
         embed_images=True,
@@ -118,7 +122,7 @@ class _LoadFinder(HTMLParser):
             self.found += _SCRIPT_LOAD.findall(data)
 
 
-def _prepare(content: Any) -> dict[str, str]:
+def _prepare(content: Any, siblings: frozenset[str]) -> dict[str, str]:
     """Make the outputs fit for a page without a kernel, and put a mark in the place of each formula.
 
     The exporter takes HTML inside Markdown apart tag by tag, so the formulas are put in afterwards.
@@ -130,8 +134,12 @@ def _prepare(content: Any) -> dict[str, str]:
 
     def marked(text: str) -> str:
         parts = _CODE.split(text)
-        parts[::2] = [_FORMULA.sub(mark, part) for part in parts[::2]]
+        parts[::2] = [_NOTEBOOK_LINK.sub(linked, _FORMULA.sub(mark, part)) for part in parts[::2]]
         return "".join(parts)
+
+    def linked(link: re.Match[str]) -> str:
+        name = Path(link["target"]).name
+        return f"[{link['text']}]({name}.html)" if name in siblings else link["text"]
 
     def mark(formula: re.Match[str]) -> str:
         name = f"formula{len(formulas)}of{id(formulas)}"

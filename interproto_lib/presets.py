@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from interproto_lib.config import TrainConfig
+from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.errors import ConfigError
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "notebooks" / "presets"
@@ -37,6 +38,7 @@ may run side by side."""
 ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-1]
 """The notebooks that read finished runs, each on its own."""
 
+_EVALUATION_SETTINGS = tuple(field.name for field in dataclasses.fields(EvaluationConfig))
 _SET_BY_THE_GRAPH = ("experiment", "runs_dir", "run", "seed")
 _TOP_LEVEL = ("description", "experiment", "methods", "seeds", *NOTEBOOK_SECTIONS.values())
 _EXPONENT_AS_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
@@ -113,7 +115,7 @@ def list_presets(folder: str | Path = PRESETS_DIR) -> list[str]:
 
 
 def read_preset(path_or_name: str | Path) -> Preset:
-    """Read a preset and check all of it: names, types and the training settings of every method.
+    """Read a preset and check its sections and numbers, and the training settings of every method.
 
     Args:
         path_or_name: Name of a preset of the project, as in `demo`, or the path of a YAML file.
@@ -174,8 +176,11 @@ def read_preset(path_or_name: str | Path) -> Preset:
     }
     _check_methods_named(sections, methods, where)
     for name, values in methods.items():
+        settings = {**sections["train"], **values}
+        evaluation = {key: settings.pop(key) for key in _EVALUATION_SETTINGS if key in settings}
         try:
-            TrainConfig.from_dict({**sections["train"], **values})
+            TrainConfig.from_dict(settings)
+            EvaluationConfig(**evaluation)
         except ConfigError as error:
             raise ConfigError(f"{where}: method {name!r}: {error}") from error
     return Preset(

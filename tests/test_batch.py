@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import nbformat
@@ -26,7 +27,7 @@ from interproto_lib.batch import (
     reproduce,
     run_notebook,
 )
-from interproto_lib.config import PAPER_SEEDS, TRAINING_PRESETS
+from interproto_lib.config import EVALUATION_PRESETS, PAPER_SEEDS, TRAINING_PRESETS, EvaluationConfig
 from interproto_lib.errors import ConfigError, WriteError
 from interproto_lib.presets import NOTEBOOK_SECTIONS, list_presets, read_preset
 
@@ -109,6 +110,7 @@ def test_preset_without_a_section_leaves_the_notebook_its_defaults(tmp_path):
         ({"train": {"epochs": 0}}, "method 'arcface': epochs=0"),
         ({"train": {"epoch": 3}}, "did you mean 'epochs'"),
         ({"methods": {"arcface": {"margin_loss": "arcfase"}}}, "arcfase"),
+        ({"train": {"epoch_choice": "best"}}, "epoch_choice='best'"),
         ({"methods": {"arc face": {}}}, "method 'arc face'"),
         ({"methods": ["arcface"]}, "methods must hold `name: value` lines, found list"),
         ({"similarity": {"treated": ["interprot"]}}, "similarity.treated names 'interprot'"),
@@ -178,7 +180,15 @@ def test_the_published_presets_are_the_librarys(name):
     preset = read_preset(name)
     assert preset.seeds == PAPER_SEEDS
     given = {**preset.sections["train"], **preset.methods["interproto"]}
+    evaluation = {key: given.pop(key) for key in asdict(EvaluationConfig()) if key in given}
     assert given == {key: list(v) if isinstance(v, tuple) else v for key, v in TRAINING_PRESETS[name].items()}
+    assert EvaluationConfig(**evaluation) == EVALUATION_PRESETS[name]
+
+
+@pytest.mark.parametrize("name", list_presets())
+def test_child_identities_are_counted_by_one_rule(name):
+    sections = read_preset(name).sections
+    assert sections["dataset"].get("min_child_images") == sections["train"].get("min_child_images")
 
 
 # --- one notebook ------------------------------------------------------------------------------------

@@ -93,6 +93,14 @@ def test_plotly_figures_bring_their_script_once(tmp_path):
     assert remote_loads(page) == []
 
 
+def test_links_to_notebooks_lead_to_their_pages(tmp_path):
+    text = "see [one](01_one.ipynb), [other](../notebooks/02_other.ipynb) and [the text](notes.md)"
+    path = tmp_path / "page.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
+    page = export_html(path, tmp_path / "page.html", siblings=["01_one"]).read_text(encoding="utf-8")
+    assert '<a href="01_one.html">one</a>, other and <a href="notes.md">the text</a>' in page
+
+
 def test_a_picture_from_a_host_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"would load https://example\.org/x\.png"):
         export(tmp_path, nbformat.v4.new_markdown_cell("![x](https://example.org/x.png)"))
