@@ -215,10 +215,12 @@ def test_summary_draws_each_seed():
 @pytest.mark.parametrize(
     ("prototypes", "features", "verdict"),
     [
-        ((0.2, 0.1), (0.2, 0.3), "do not move together"),
-        ((0.2, 0.1), (0.2, 0.1), "move the same way"),
-        ((0.2, 0.2), (0.2, 0.2), "neither moves"),
-        ((0.2, 0.1), (0.2, 0.2), "do not move together"),
+        ((0.2, 0.1), (0.2, 0.3), "By the mean they do not move together"),
+        ((0.2, 0.1), (0.2, 0.1), "By the mean they both fall, by the rms they both fall"),
+        ((0.2, 0.3), (0.2, 0.3), "By the mean they both rise"),
+        ((-0.2, -0.3), (-0.2, -0.3), "By the mean they both fall, by the rms they both rise"),
+        ((0.2, 0.2), (0.2, 0.2), "By the mean they stay as they are"),
+        ((0.2, 0.1), (0.2, 0.2), "By the mean they do not move together"),
     ],
 )
 def test_sentence_on_prototypes_and_features(prototypes, features, verdict):

@@ -12,9 +12,13 @@ from interproto_lib.views.comparison import (
     child_identities,
     choose_identities,
     cohort_matrix,
+    confused_table,
+    describe_available_cohorts,
     different_pairs,
+    identities_child_first,
     prototypes_of,
     runs_of_seed,
+    similarity_measures_table,
     similarity_table,
 )
 from interproto_lib.views.distributions import (
@@ -23,7 +27,7 @@ from interproto_lib.views.distributions import (
     similarity_distribution_figure,
     similarity_summary_figure,
 )
-from interproto_lib.views.projection import describe_purity, projection_figure
+from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
 from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure, paired_differences
 from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
 from interproto_lib.views.similarity import block_means, describe_cohorts, describe_similarity, similarity_figure
@@ -47,6 +51,7 @@ __all__ = [
     "ADULT_COLOUR",
     "ALL_IMAGES",
     "CHILD_COLOUR",
+    "PROJECTION_NAMES",
     "LabelledFigure",
     "age_distribution_figure",
     "available_cohorts",
@@ -54,14 +59,17 @@ __all__ = [
     "child_identities",
     "choose_identities",
     "cohort_matrix",
+    "confused_table",
     "contact_sheet_figure",
     "contact_sheet_rows",
     "describe_ages",
+    "describe_available_cohorts",
     "describe_child_identities",
     "describe_cohorts",
     "describe_methods",
     "describe_pair_kinds",
     "describe_paired_differences",
+    "describe_projections",
     "describe_prototypes_and_features",
     "describe_purity",
     "describe_similarities",
@@ -70,6 +78,7 @@ __all__ = [
     "different_pairs",
     "display_names",
     "figure_style",
+    "identities_child_first",
     "measures_table",
     "method_styles",
     "methods_table",
@@ -84,6 +93,7 @@ __all__ = [
     "similarity_colours",
     "similarity_distribution_figure",
     "similarity_figure",
+    "similarity_measures_table",
     "similarity_summary_figure",
     "similarity_table",
     "styled_table",

@@ -17,10 +17,11 @@ from interproto_lib.analysis.similarity import (
     prototype_similarity,
     sample_identities,
 )
-from interproto_lib.analysis.similarity_summary import summarise_similarity
+from interproto_lib.analysis.similarity_summary import most_confused_pairs, summarise_similarity
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
+from interproto_lib.views.wording import listed
 
 ALL_IMAGES = "all"
 """Stands for a cohort where ages are missing: every image of an identity, with an age or without."""
@@ -89,6 +90,19 @@ def choose_identities(run: RunFolder, manifest: pd.DataFrame, cohort: str, *, n:
     classes = run.classes
     drawn = np.sort(np.random.default_rng(seed).permutation(len(classes))[:n])
     return list(classes.iloc[drawn].sort_values("is_child", ascending=False, kind="stable")["identity"])
+
+
+def identities_child_first(run: RunFolder) -> tuple[list[str], int]:
+    """Order the training identities of a run: child identities first, each group by name.
+
+    Args:
+        run: The run; its classes say who is a child identity.
+
+    Returns:
+        The identities, and how many of them are child identities.
+    """
+    classes = run.classes.sort_values("is_child", ascending=False, kind="stable")
+    return [str(name) for name in classes["identity"]], int(classes["is_child"].sum())
 
 
 def child_identities(run: RunFolder) -> list[str] | None:
@@ -198,3 +212,68 @@ def similarity_table(methods: Mapping[str, Sequence[RunFolder]], *, threshold: f
                         prototypes = summarise_similarity(cosines, threshold=threshold).to_dict()
                         rows.append({**names, "split": split, "cohort": cohort, "what": "prototypes", **prototypes})
     return pd.DataFrame(rows)
+
+
+def similarity_measures_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Name one number of each row of `similarity_table` as a measure, ready to be paired with a baseline.
+
+    Args:
+        table: As `similarity_table` gives it.
+
+    Returns:
+        The columns `measure` (as in `child–child, train`), `method`, `seed` and `value`: of features the mean, of
+        prototypes the root mean square, which is what the Inter-Prototype loss lowers.
+    """
+    cohort = table["cohort"].str.replace("-", "–")
+    of_prototypes = table["what"] == "prototypes"
+    what = table["split"].replace({"heldout": "held-out"}).mask(of_prototypes, "prototypes (rms)")
+    value = table["mean"].mask(of_prototypes, table["rms"])
+    return pd.DataFrame(
+        {"measure": cohort + ", " + what, "method": table["method"], "seed": table["seed"], "value": value}
+    )
+
+
+def confused_table(
+    matrices: Mapping[str, SimilarityMatrix | np.ndarray], identities: Sequence[str], *, top: int = 10
+) -> pd.DataFrame:
+    """List the most similar pairs of different identities of each method.
+
+    Args:
+        matrices: Method -> similarity of the images of identities (Eq. 2).
+        identities: The identities of the rows of a plain array.
+        top: Pairs a method.
+
+    Returns:
+        One row a method and pair, most similar first: `method`, `row_identity`, `column_identity`, `similarity`.
+    """
+    parts = []
+    for method, matrix in matrices.items():
+        if isinstance(matrix, np.ndarray):
+            rows, columns = np.triu_indices(len(matrix), k=1)
+            values = matrix[rows, columns]
+            best = np.argsort(-np.nan_to_num(values, nan=-2.0), kind="stable")[:top]
+            names = np.asarray(identities, dtype=object)
+            pairs = pd.DataFrame(
+                {"row_identity": names[rows[best]], "column_identity": names[columns[best]], "similarity": values[best]}
+            )
+        else:
+            pairs = most_confused_pairs(matrix, top=top)[["row_identity", "column_identity", "similarity"]]
+        parts.append(pairs.assign(method=method))
+    return pd.concat(parts, ignore_index=True)[["method", "row_identity", "column_identity", "similarity"]]
+
+
+def describe_available_cohorts(cohorts: Sequence[str]) -> str:
+    """Say what the ages of the training images allow.
+
+    Args:
+        cohorts: As `available_cohorts` gives them.
+
+    Returns:
+        One sentence.
+    """
+    if list(cohorts) == [ALL_IMAGES]:
+        return (
+            "There are no two identities with child images among the training images, so children cannot be told from "
+            "adults: every map below is over all images of all identities."
+        )
+    return f"The ages allow the cohorts {listed([cohort.replace('-', '–') for cohort in cohorts])}."

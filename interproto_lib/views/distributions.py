@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.style import (
@@ -34,7 +34,7 @@ SUMMARY_QUANTITIES = {
 
 
 def similarity_distribution_figure(
-    values: Mapping[str, Mapping[str, np.ndarray]], *, threshold: float = 0.3, n_bins: int = 60
+    values: Mapping[str, Mapping[str, np.ndarray]], *, threshold: float = 0.3, n_bins: int | None = None
 ) -> LabelledFigure:
     """Draw how similar different identities are: left the density, right the share of pairs above each value.
 
@@ -44,7 +44,7 @@ def similarity_distribution_figure(
     Args:
         values: Cohort -> method -> values of Eq. 2, of any shape; NaN is ignored.
         threshold: Marked by a vertical line.
-        n_bins: Bins of the density.
+        n_bins: Bins of the density; None takes 20 to 60, more for more pairs.
 
     Returns:
         The figure; short vertical marks on the left are the means.
@@ -58,6 +58,8 @@ def similarity_distribution_figure(
     if not finite:
         raise ConfigError("There is no similarity of different identities to draw.")
     everything = [v for by_method in finite.values() for v in by_method.values()]
+    if n_bins is None:
+        n_bins = int(np.clip(2 * min(v.size for v in everything) ** 0.5, 20, 60))
     edges = np.linspace(min(v.min() for v in everything), max(max(v.max() for v in everything), threshold), n_bins + 1)
     styles = method_styles(method for by_method in finite.values() for method in by_method)
     cohorts = listed([cohort.replace("-", "–") for cohort in finite])
@@ -169,7 +171,8 @@ def prototype_vs_feature_figure(
             correlation = np.corrcoef(x, y)[0, 1] if x.size > 2 and x.std() > 0 and y.std() > 0 else np.nan
             axes.set_title(f"{method}\nr = {number(correlation, decimals=2)}, n = {x.size:,}", linespacing=1.3)
             axes.set(xlim=extent, ylim=extent, aspect="equal")
-        counts = LogNorm(vmin=1, vmax=max(2.0, *(cloud.get_array().max() for cloud in clouds)))
+        most = max(2.0, *(float(np.max(cloud.get_array())) for cloud in clouds))
+        counts = LogNorm(vmin=1, vmax=most)
         for cloud in clouds:
             cloud.set_norm(counts)
         for axes in grid.flat[len(clean) :]:
@@ -179,6 +182,8 @@ def prototype_vs_feature_figure(
         for axes in grid[:, 0]:
             axes.set_ylabel("Similarity of features (Eq. 2)")
         bar = figure.colorbar(clouds[0], ax=grid, shrink=0.85, aspect=26, pad=0.02, format="{x:,.0f}")
+        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+        bar.set_ticks([tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 100_000) if tick <= most])
         bar.set_label("Pairs in a cell")
         bar.outline.set_visible(False)
     return figure
@@ -210,9 +215,7 @@ def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) ->
             axes.locator_params(axis="x", nbins=4)
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
-        grid[-1].xaxis.set_major_formatter(
-            FuncFormatter(lambda share, _: f"{share:.0%}" if share >= 0.0995 else f"{share:.1%}")
-        )
+        grid[-1].xaxis.set_major_formatter(PercentFormatter(xmax=1))
         grid[0].set_yticks(centres, kinds)
         grid[0].set_ylim(len(kinds) * (len(styles) + 1) - 1.3, -0.8)
         _method_legend(figure, styles)
@@ -238,13 +241,13 @@ def _draw_summary_dots(
 
 
 def describe_prototypes_and_features(table: pd.DataFrame) -> str:
-    """Say for each method but the first how prototypes and how features changed, and whether the two agree.
+    """Say for each method but the first how prototypes and how features changed, and whether they moved together.
 
     Args:
         table: As for `similarity_summary_figure`; the first method is the baseline.
 
     Returns:
-        One sentence a method and, if there are methods to compare, nothing that the numbers do not say.
+        Two sentences a method; the wording follows the signs, to three decimals.
     """
     means = table.groupby(["method", "what"], sort=False)[["mean", "rms"]].mean()
     baseline, *others = dict.fromkeys(table["method"])
@@ -256,16 +259,18 @@ def describe_prototypes_and_features(table: pd.DataFrame) -> str:
     sentences = []
     for method in others:
         prototypes, features = (means.loc[(method, w)] - means.loc[(baseline, w)] for w in ("prototypes", "features"))
-        directions = {int(np.sign(round(float(change["mean"]), 3))) for change in (prototypes, features)}
-        if len(directions) == 2:
-            verdict = "prototypes and features do not move together"
-        elif directions == {0}:
-            verdict = "neither moves"
-        else:
-            verdict = "prototypes and features move the same way"
         sentences.append(
             f"{method} against {baseline} ({over}): the mean similarity of prototypes is "
             f"{compared(prototypes['mean'])} (rms {compared(prototypes['rms'])}), that of features "
-            f"{compared(features['mean'])} (rms {compared(features['rms'])}); {verdict}."
+            f"{compared(features['mean'])} (rms {compared(features['rms'])}). "
+            f"By the mean they {_together(prototypes['mean'], features['mean'])}, by the rms they "
+            f"{_together(prototypes['rms'], features['rms'])}."
         )
     return " ".join(sentences)
+
+
+def _together(prototypes: float, features: float) -> str:
+    first, second = np.sign(round(prototypes, 3)), np.sign(round(features, 3))
+    if first == second:
+        return "stay as they are" if first == 0 else f"both {'rise' if first > 0 else 'fall'}"
+    return "do not move together"

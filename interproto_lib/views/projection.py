@@ -20,6 +20,9 @@ from interproto_lib.views.style import (
 )
 from interproto_lib.views.wording import compared, listed
 
+PROJECTION_NAMES = {"tsne": "t-SNE", "umap": "UMAP"}
+"""How the methods of `project_prototypes` are called in a figure."""
+
 _RASTER_FROM = 2000
 
 
@@ -165,4 +168,29 @@ def describe_purity(purity: Mapping[str, Sequence[float]], *, base_rate: float, 
     if others:
         changes = [f"{compared(mean - first, decimals=2)} with {method}" for method, mean in others]
         sentences.append(f"Against {baseline} the share is {listed(changes)}.")
+    return " ".join(sentences)
+
+
+def describe_projections(quality: Mapping[str, Mapping[str, ProjectionQuality]]) -> str:
+    """Say how far each picture can be trusted, and whether it shows the bunching of the original space.
+
+    Args:
+        quality: Projection -> method -> quality.
+
+    Returns:
+        One sentence a projection.
+    """
+    sentences = []
+    for projection, by_method in quality.items():
+        kept = [f"{q.recall:.0%} ({method})" for method, q in by_method.items()]
+        k = next(iter(by_method.values())).k_recall
+        text = f"{projection} keeps {listed(kept)} of the {k} nearest neighbours"
+        shifts = [
+            f"{compared(q.child_purity_plane - q.child_purity_original, decimals=2)} ({method})"
+            for method, q in by_method.items()
+            if not np.isnan(q.child_purity_original)
+        ]
+        if shifts:
+            text += f"; against the original space, the share of children among neighbours is {listed(shifts)}"
+        sentences.append(f"{text}.")
     return " ".join(sentences)

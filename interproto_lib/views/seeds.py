@@ -66,12 +66,10 @@ def paired_difference_figure(
     over = f"n = {min(n_seeds)} seed{'s' if max(n_seeds) > 1 else ''}" if len(n_seeds) == 1 else (
         f"n = {min(n_seeds)} to {max(n_seeds)} seeds"
     )  # fmt: skip
-    description = f"Paired differences to {baseline} in {listed(measures)}, {over}. " + describe_paired_differences(
-        table, baseline=baseline, unit=unit, scale=scale, confidence=confidence
-    )
+    description = f"Paired differences to {baseline} in {listed(measures)}, {over}."
     with figure_style():
         figure = new_figure(
-            PAGE_WIDTH_INCHES, 0.95 + 0.24 * (len(differences) + len(measures)), description=description
+            PAGE_WIDTH_INCHES, 0.95 + 0.25 * len(differences) + 0.22 * len(measures), description=description
         )
         axes = figure.subplots()
         axes.axvline(0, color="#404040", linewidth=0.9)
@@ -90,9 +88,9 @@ def paired_difference_figure(
                     axes.plot([low, high], [row, row], color=style.colour, linestyle="", marker="|", markersize=7)
                     axes.plot([scale * difference.mean], [row], marker=style.marker, markersize=6, color=style.colour)
                 row += 1
-            row += 1
+            row += 0.9 if len(rows) > 1 else 0.2
         axes.set_yticks(centres, measures)
-        axes.set_ylim(row - 1.2, -0.8)
+        axes.set_ylim(row - 0.4, -0.8)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.xaxis.grid(visible=True)
@@ -131,8 +129,11 @@ def describe_paired_differences(
         decimals: Digits after the point.
 
     Returns:
-        One sentence a measure and method. An interval that holds 0 is called undecided, whatever the sign of the mean.
+        One sentence a measure and method, as a Markdown list where there are several. An interval that holds 0 is
+        not told from chance, whatever the sign of the mean.
     """
+    if table.empty:
+        return f"There is no other method, or nothing measured, to compare with {baseline}."
     sentences = []
     for (measure, method), difference in paired_differences(table, confidence=confidence).items():
         mean = signed(scale * difference.mean, decimals=decimals)
@@ -152,4 +153,4 @@ def describe_paired_differences(
             f"{measure}: {method} differs from {baseline} by {mean} {unit} (mean of {difference.n} seeds, "
             f"{confidence:.0%} interval {interval}); {verdict}."
         )
-    return " ".join(sentences)
+    return sentences[0] if len(sentences) == 1 else "\n".join(f"- {sentence}" for sentence in sentences)

@@ -103,7 +103,7 @@ def _draw_face(panel: Axes, image: np.ndarray, age_years: float) -> None:
     is_child = age_years < CHILD_BELOW_YEARS
     colour = UNLABELLED_COLOUR if np.isnan(age_years) else CHILD_COLOUR if is_child else ADULT_COLOUR
     panel.spines[:].set(visible=True, color=colour, linewidth=2.6 if is_child else 1.0)
-    label = "age ?" if np.isnan(age_years) else f"{age_years:.0f} y"
+    label = "age ?" if np.isnan(age_years) else f"{int(age_years)} y"
     panel.set_title(label, fontsize=7.5, pad=2.5, fontweight="bold" if is_child else "normal")
 
 
