@@ -7,11 +7,6 @@ demonstration's manifest, so that ages, glasses, beards and compression are as f
 from __future__ import annotations
 
 import argparse
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import time
 
 import numpy as np

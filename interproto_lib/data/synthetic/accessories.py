@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from interproto_lib.data.synthetic.canvas import Canvas, Face, Plane, blend, clip01, cover, noise_tiles, on_skin, ridge
+from interproto_lib.data.synthetic.canvas import (
+    Canvas,
+    Face,
+    Plane,
+    blend,
+    clip01,
+    cover,
+    noise_tiles,
+    on_skin,
+    positive,
+    ridge,
+)
 from interproto_lib.data.synthetic.nuisance import OCCLUDERS
 
 _FINGERS = ((-0.33, -0.44, 0.02), (-0.11, -0.17, -0.16), (0.11, 0.10, -0.12), (0.33, 0.38, 0.04))
@@ -74,7 +85,7 @@ def _hand(face: Face, canvas: Canvas, image: Plane) -> None:
     for foot, tip, reach in _FINGERS:
         along = y - reach
         np.minimum(along, 0.65, out=along)
-        np.maximum(along, 0.0, out=along)
+        positive(along, out=along)
         across = along * ((tip - foot) / 0.65)
         across += x
         across -= tip
@@ -139,7 +150,7 @@ def _phone(face: Face, canvas: Canvas, image: Plane) -> None:
     shift_x, shift_y = face.occluder_shift
     x, y = canvas.x * side - (1.00 + 0.25 * shift_x), canvas.y - (0.70 + 0.3 * shift_y)
     u, v = x * 0.97 + y * 0.24, y * 0.97 - x * 0.24
-    p, q = np.maximum(np.abs(u) - 0.20, 0.0), np.maximum(np.abs(v) - 0.62, 0.0)
+    p, q = positive(np.abs(u) - 0.20), positive(np.abs(v) - 0.62)
     slab = np.sqrt(p * p + q * q)
     slab -= 0.10
     tint = np.array([c * 0.40 for c in face.occluder_colour], np.float32).reshape(3, 1, 1)
@@ -151,7 +162,7 @@ def _phone(face: Face, canvas: Canvas, image: Plane) -> None:
     for place in (-0.02, 0.20, 0.42):
         off = v - place
         off *= off
-        reach = np.maximum(-0.10 - u, 0.0)
+        reach = positive(-0.10 - u)
         finger = np.sqrt(off + reach * reach)
         finger -= 0.105
         blend(image, _darker(face), 0.55 * ridge(finger - 0.01, canvas.fine(0.035)))

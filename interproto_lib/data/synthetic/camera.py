@@ -37,15 +37,12 @@ def take_picture(image: Plane, face: Face) -> NDArray[np.uint8]:
     if face.blur > 0.02:
         image = _blur(image, face.blur)
     noise = tile_cut(noise_tiles()[0], size, face.offsets[2], face.offsets[3])
-    # Mostly grey noise, some coloured.
-    image += noise * (0.5 * face.noise)
-    image += noise[0] * (0.7 * face.noise)
+    image += noise * face.noise
     if face.compression > 0.0:
         _compress(image, face.compression)
     image *= 255.0
     image += 0.5
-    np.maximum(image, 0.0, out=image)
-    np.minimum(image, 255.0, out=image)
+    image.clip(np.float32(0.0), np.float32(255.0), out=image)
     return np.ascontiguousarray(image.astype(np.uint8).transpose(1, 2, 0))
 
 

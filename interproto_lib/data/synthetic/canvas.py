@@ -33,6 +33,8 @@ right as seen. Source: the alignment of ArcFace, Deng et al., CVPR 2019."""
 _TILE = 256
 _TILE_MASK = _TILE - 1
 _STRANDS = 4096
+_ZERO, _ONE = np.array(0.0, np.float32), np.array(1.0, np.float32)
+_ZEROS = np.zeros((TEMPLATE_SIZE, TEMPLATE_SIZE), np.float32)
 
 
 class Face(SimpleNamespace):
@@ -41,9 +43,14 @@ class Face(SimpleNamespace):
 
 def bump(q: Plane) -> Plane:
     """Give a smooth bump max(1 - q, 0)^2 of a squared distance q; overwrites q."""
-    np.subtract(1.0, q, out=q)
-    np.maximum(q, 0.0, out=q)
+    np.subtract(_ONE, q, out=q)
+    np.maximum(q, _ZEROS[: q.shape[0], : q.shape[1]], out=q)
     return np.multiply(q, q, out=q)
+
+
+def positive(value: Plane, *, out: Plane | None = None) -> Plane:
+    """Give max(value, 0) of a plane (h, w); against a plane of zeros, which numpy does faster than against a number."""
+    return np.maximum(value, _ZEROS[: value.shape[0], : value.shape[1]], out=out)
 
 
 def ridge(distance: Plane, width: float) -> Plane:
@@ -67,8 +74,7 @@ def spot(x: Plane, y: Plane, x0: float, y0: float, rx: float, ry: float) -> Plan
 
 def clip01(value: Plane) -> Plane:
     """Hold between 0 and 1, in place."""
-    np.maximum(value, 0.0, out=value)
-    return np.minimum(value, 1.0, out=value)
+    return value.clip(_ZERO, _ONE, out=value)
 
 
 def cover(distance: Plane, sharpness: float) -> Plane:
@@ -177,8 +183,7 @@ class Canvas:
         x = turned_x
         if self._sin_yaw != 0.0:
             for _ in range(2):
-                held = np.maximum(x, -1.3)
-                np.minimum(held, 1.3, out=held)
+                held = x.clip(np.float32(-1.3), np.float32(1.3))
                 held *= held
                 held -= 0.25
                 held *= 0.40 * self._sin_yaw
@@ -250,9 +255,9 @@ def strands(coordinate: Plane, size: int, offset: float) -> Plane:
 
 @cache
 def noise_tiles() -> tuple[Plane, Plane, Plane, Plane]:
-    """Textures of 256x256, periodic: white noise (3 planes), fine clouds, coarse clouds, freckles.
+    """Textures of 256x256, periodic: camera noise (3 planes), fine clouds, coarse clouds, freckles.
 
-    White noise has variance 1; the clouds are smoothed and of about variance 1; freckles are soft round spots, 0 to 1.
+    The clouds are smoothed and of about variance 1; freckles are soft round spots, 0 to 1.
     """
     white = ((uniforms(78, count=3 * _TILE * _TILE).reshape(3, _TILE, _TILE) - 0.5) * 3.46).astype(np.float32)
     fine = white[0]
@@ -263,6 +268,8 @@ def noise_tiles() -> tuple[Plane, Plane, Plane, Plane]:
     for step in (1, 2, 4, 8, 12, 16):
         coarse = (np.roll(coarse, step, 0) + coarse + np.roll(coarse, -step, 0)) * np.float32(0.5)
         coarse = (np.roll(coarse, step, 1) + coarse + np.roll(coarse, -step, 1)) * np.float32(0.5)
+    # Noise of a camera: mostly common to the three colours.
+    white = white * np.float32(0.5) + white[:1] * np.float32(0.7)
     return white, fine * np.float32(0.30), coarse * np.float32(0.085), _freckle_tile()
 
 
@@ -283,7 +290,7 @@ def _freckle_tile() -> Plane:
         q = (distances[0] * distances[0])[:, None] + (distances[1] * distances[1])[None, :]
         q *= 1.0 / (radius * radius)
         strength = 0.45 + 0.55 * float(u[number, 3])
-        np.maximum(tile, bump(q.astype(np.float32)) * np.float32(strength), out=tile)
+        np.maximum(tile, np.maximum(1.0 - q, 0.0) * np.maximum(1.0 - q, 0.0) * np.float32(strength), out=tile)
     return tile
 
 
@@ -301,6 +308,11 @@ def on_skin(tile: Plane, x: Plane, y: Plane, per_unit: float, offset_x: float, o
     Returns:
         (h, w).
     """
+    return tile.ravel().take(skin_index(x, y, per_unit, offset_x, offset_y))
+
+
+def skin_index(x: Plane, y: Plane, per_unit: float, offset_x: float, offset_y: float) -> NDArray[np.int32]:
+    """Give the element of a flattened 256x256 texture at each face coordinate, see `on_skin`; for several textures."""
     column = x * per_unit
     column += 1024.0 + offset_x
     row = y * per_unit
@@ -311,7 +323,7 @@ def on_skin(tile: Plane, x: Plane, y: Plane, per_unit: float, offset_x: float, o
     across = column.astype(np.int32)
     across &= _TILE_MASK
     index += across
-    return tile.ravel().take(index)
+    return index
 
 
 def tile_cut(tile: Plane, size: int, row: float, column: float) -> Plane:

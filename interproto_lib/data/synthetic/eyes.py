@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from interproto_lib.data.synthetic.canvas import Canvas, Face, Plane, blend, bump, clip01, cover, ridge, strands
+from interproto_lib.data.synthetic.canvas import (
+    Canvas,
+    Face,
+    Plane,
+    blend,
+    bump,
+    clip01,
+    cover,
+    positive,
+    ridge,
+    strands,
+)
 from interproto_lib.data.synthetic.skin import Skin
 
 
@@ -16,7 +27,7 @@ def draw_eyes(face: Face, canvas: Canvas, skin: Skin) -> None:
 
 def _sides(x: Plane) -> Plane:
     """-1 left of the middle, 1 right of it."""
-    return np.where(x < 0.0, np.float32(-1.0), np.float32(1.0))
+    return np.copysign(np.float32(1.0), x)
 
 
 def _eyes(face: Face, canvas: Canvas, skin: Skin) -> None:
@@ -33,7 +44,7 @@ def _eyes(face: Face, canvas: Canvas, skin: Skin) -> None:
     opening = u * u
     np.subtract(1.0, opening, out=opening)
     inside = opening > 0.0
-    held = np.maximum(opening, 0.0)
+    held = positive(opening)
     upper = u * face.eye_skew
     upper += 1.0
     upper *= held
@@ -123,7 +134,7 @@ def _brows(face: Face, canvas: Canvas, skin: Skin) -> None:
     ends = u * u
     np.multiply(ends, ends, out=ends)
     np.subtract(1.0, ends, out=ends)
-    np.maximum(ends, 0.0, out=ends)
+    positive(ends, out=ends)
     thick = u * -0.40
     thick += 0.95
     thick *= ends

@@ -22,6 +22,7 @@ from interproto_lib.data.synthetic.canvas import (
     cover,
     noise_tiles,
     on_skin,
+    positive,
     ridge,
     strands,
 )
@@ -157,7 +158,7 @@ def _outer_edge(face: Face, canvas: Canvas, cut: Cut, tone: Plane) -> Plane:
     # Rounder than an ellipse: t^2 (0.55 + 0.45 t^2).
     up *= 0.55 + 0.45 * up
     if cut.length > 0.45:
-        widening = np.maximum(canvas.y, 0.0)
+        widening = positive(canvas.y)
         widening *= 0.10
     else:
         # Short hair lies close above the ears.
@@ -199,7 +200,7 @@ def _opening(face: Face, canvas: Canvas, cut: Cut, tone: Plane, window: Window) 
         corner *= 1.0 / 0.34
         edge -= (0.26 * face.recession) * bump(corner * corner)
     below = y - edge
-    side = np.maximum(y - 0.05, 0.0)
+    side = positive(y - 0.05)
     side *= 0.10 if cut.length > 0.45 else 0.9
     side += face.face_width * (0.955 if cut.length > 0.45 else 0.94) - cut.cheek
     top = np.minimum(y + 0.25, 0.0)
@@ -207,9 +208,9 @@ def _opening(face: Face, canvas: Canvas, cut: Cut, tone: Plane, window: Window) 
     side -= ax
     radius = 0.42
     np.subtract(radius, below, out=below)
-    np.maximum(below, 0.0, out=below)
+    positive(below, out=below)
     np.subtract(radius, side, out=side)
-    np.maximum(side, 0.0, out=side)
+    positive(side, out=side)
     below *= below
     side *= side
     below += side
@@ -236,7 +237,7 @@ def draw_hair_behind(face: Face, canvas: Canvas, hair: Hair, image: Plane) -> No
 
 def shade_under_hair(canvas: Canvas, hair: Hair, skin: Skin) -> None:
     """Darken the skin along the edge of the hair."""
-    near = np.maximum(hair.front - 0.01, 0.0)
+    near = positive(hair.front - 0.01)
     skin.dark[hair.window] += 0.26 * ridge(near, 0.16)
 
 
@@ -251,7 +252,7 @@ def draw_hair_in_front(face: Face, canvas: Canvas, hair: Hair, image: Plane) -> 
     end += hair.tone[w] * 0.06
     if hair.cut.length <= 0.45:
         # Sideburns before the ear, nothing over it.
-        end += 2.2 * np.maximum(canvas.ax[w] - 0.90 * face.face_width, 0.0)
+        end += 2.2 * positive(canvas.ax[w] - 0.90 * face.face_width)
     alpha *= cover(end, canvas.edge * 0.35)
     if face.bald > 0.3:
         # Thin on top.
@@ -269,7 +270,7 @@ def draw_hair_in_front(face: Face, canvas: Canvas, hair: Hair, image: Plane) -> 
     turn = x * (0.22 * face.light[0])
     turn -= 0.10 * (x * x)
     light += turn
-    low = np.maximum(y, 0.0)
+    low = positive(y)
     light -= 0.10 * low
     near = ridge(np.minimum(hair.front + 0.02, 0.0), 0.14)
     light -= 0.16 * near

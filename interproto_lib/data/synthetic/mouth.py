@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from interproto_lib.data.synthetic.canvas import Canvas, Face, blend, bump, clip01, cover, ridge
+from interproto_lib.data.synthetic.canvas import Canvas, Face, blend, bump, clip01, cover, positive, ridge
 from interproto_lib.data.synthetic.skin import Skin
 
 
@@ -22,7 +22,7 @@ def draw_mouth(face: Face, canvas: Canvas, skin: Skin) -> None:
     squared = u * u
     arc = np.subtract(1.0, squared)
     inside = arc > 0.0
-    np.maximum(arc, 0.0, out=arc)
+    positive(arc, out=arc)
     # The line between the lips: bent by mood, with a dip under the middle of the upper lip.
     line = squared - 0.5
     line *= face.mouth_curve - 0.014 - 0.065 * smile

@@ -14,7 +14,9 @@ from interproto_lib.data.synthetic.canvas import (
     cover,
     noise_tiles,
     on_skin,
+    positive,
     ridge,
+    skin_index,
     spot,
 )
 
@@ -46,7 +48,7 @@ def face_outline(face: Face, canvas: Canvas) -> Plane:
     """
     jaw = 0.55 * face.jaw / float(np.sqrt(0.6 + face.jaw * face.jaw))
     middle = 0.25
-    down = np.maximum(canvas.y - middle, 0.0)
+    down = positive(canvas.y - middle)
     down *= 1.0 / (face.chin_y - middle)
     np.multiply(down, down, out=down)
     up = np.minimum(canvas.y - middle, 0.0)
@@ -109,7 +111,7 @@ def _nose(face: Face, canvas: Canvas, skin: Skin) -> None:
     w = canvas.window(-1.6 * width - reach, 1.6 * width + reach, -0.30, length + 0.16)
     y = canvas.y[w]
     down = y * (1.0 / length)
-    lean = np.maximum(down, 0.0)
+    lean = positive(down)
     np.minimum(lean, 1.1, out=lean)
     lean *= canvas.nose_x
     x = canvas.x[w] - lean
@@ -146,7 +148,7 @@ def _nose(face: Face, canvas: Canvas, skin: Skin) -> None:
     dark += 0.20 * crease
     # The side of the bridge turned away from the light.
     slope = x * (-1.2 * (lift + 0.1) * face.light[0] / width)
-    np.maximum(slope, 0.0, out=slope)
+    positive(slope, out=slope)
     slope *= bump(x * x * (1.0 / (2.2 * width * width)))
     off = down - 0.5
     off *= 1.6
@@ -237,8 +239,11 @@ def light_skin(face: Face, canvas: Canvas, skin: Skin) -> None:
     _, fine, coarse, _ = noise_tiles()
     w = canvas.window(-face.face_width - 0.12, face.face_width + 0.12, -1.75, face.chin_y + 0.1)
     x, y, height = canvas.x[w], canvas.y[w], skin.height[w]
-    mottle = on_skin(fine, x, y, 80.0, face.skin_offset[0], face.skin_offset[1])
-    height = height + mottle * (0.0015 + 0.0035 * face.old)
+    index = skin_index(x, y, 80.0, face.skin_offset[0], face.skin_offset[1])
+    mottle = fine.ravel().take(index)
+    mottle *= 0.0015 + 0.0035 * face.old
+    mottle += height
+    height = mottle
     lx, ly, lz = face.light
     slope = 0.5 * canvas.scale
     nx = x * 0.62
@@ -261,7 +266,7 @@ def light_skin(face: Face, canvas: Canvas, skin: Skin) -> None:
     nx += ny
     nx += base
     nx /= length
-    np.maximum(nx, 0.0, out=nx)
+    positive(nx, out=nx)
     shine = nx * nx
     shine *= shine
     shine *= shine
@@ -269,7 +274,7 @@ def light_skin(face: Face, canvas: Canvas, skin: Skin) -> None:
     nx += face.ambient
     # The rim turns away, hollows get less.
     rim = skin.outline[w] + 0.26
-    np.maximum(rim, 0.0, out=rim)
+    positive(rim, out=rim)
     rim *= 0.75
     rim += skin.dark[w]
     rim *= -1.0
@@ -281,7 +286,7 @@ def light_skin(face: Face, canvas: Canvas, skin: Skin) -> None:
     skin.shade = shade
     red, green, blue = face.skin
     colour = skin.colour[:, w[0], w[1]]
-    patches = on_skin(coarse, x, y, 40.0, face.skin_offset[0], face.skin_offset[1])
+    patches = coarse.ravel().take(index)
     patches *= 0.012 + 0.02 * face.old
     shine *= 0.05
     nx += patches
@@ -360,7 +365,7 @@ def _beard(face: Face, canvas: Canvas, skin: Skin) -> None:
         )
         free = clip01((round_mouth - 1.0) * 2.5)
         if style < 0.5:
-            line = y - (0.62 * mouth + 0.02) + np.maximum(face.face_width - 0.10 - ax, 0.0) * -0.50
+            line = y - (0.62 * mouth + 0.02) + positive(face.face_width - 0.10 - ax) * -0.50
             line += 0.22 * bump(np.multiply(ax - 0.85, ax - 0.85) * 30.0)
             chin = clip01(line * 5.0)
         else:
@@ -376,7 +381,7 @@ def _beard(face: Face, canvas: Canvas, skin: Skin) -> None:
     alpha *= tone
     alpha *= face.beard_today * (0.42 if short else 0.90)
     np.minimum(alpha, 0.95, out=alpha)
-    np.maximum(alpha, 0.0, out=alpha)
+    positive(alpha, out=alpha)
     light = skin.shade[w] * 0.85
     hair = np.array([c * 0.75 + 0.02 for c in face.hair], np.float32).reshape(3, 1, 1)
     blend(skin.colour[:, w[0], w[1]], hair * light, alpha)

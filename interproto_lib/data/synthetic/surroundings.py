@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from interproto_lib.data.synthetic.canvas import Canvas, Face, Plane, blend, clip01, cover, noise_tiles, spot, tile_cut
+from interproto_lib.data.synthetic.canvas import (
+    Canvas,
+    Face,
+    Plane,
+    blend,
+    clip01,
+    cover,
+    noise_tiles,
+    positive,
+    spot,
+    tile_cut,
+)
 
 
 def draw_background(face: Face, size: int) -> Plane:
@@ -28,20 +39,20 @@ def draw_neck_and_clothes(face: Face, canvas: Canvas, image: Plane) -> None:
     y, ax = canvas.y[w], canvas.ax[w]
     if y.size == 0:
         return
-    below = np.maximum(y - (chin - 0.05), 0.0)
+    below = positive(y - (chin - 0.05))
     neck = ax - (0.60 + 0.06 * face.male * face.puberty) * width
     neck -= 0.35 * (below * below)
     alpha = cover(neck, canvas.edge)
     shadow = y - (chin - 0.30)
     shadow *= 0.55
     np.minimum(shadow, 0.42, out=shadow)
-    np.maximum(shadow, 0.0, out=shadow)
+    positive(shadow, out=shadow)
     np.subtract(0.78, shadow, out=shadow)
     shadow -= 0.14 * (ax * ax)
     blend(image[:, w[0], w[1]], np.array(face.skin, np.float32).reshape(3, 1, 1) * shadow, alpha)
     # Shoulders slope outwards; the collar dips in the middle.
     line = ax * (0.22 + 0.25 * face.collar)
-    dip = np.maximum(0.66 - ax, 0.0)
+    dip = positive(0.66 - ax)
     line -= dip * (0.9 * face.collar)
     line += chin + 0.12 - 0.10 * face.collar
     line -= y
