@@ -68,12 +68,10 @@ $(STAMP): requirements.lock pyproject.toml
 	fi; \
 	rm -f $(STAMP); touch $(HALF); \
 	echo 'Installing from requirements.lock; the first time takes a few minutes and about 7 GB.'; \
-	if command -v uv >/dev/null 2>&1; then \
-		uv pip install --python $(BIN)/python --require-hashes -r requirements.lock; \
-		uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .; \
-	else \
-		$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; \
-		$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .; \
-	fi; \
+	if command -v uv >/dev/null 2>&1; then install='uv pip install --python $(BIN)/python'; \
+	else install='$(BIN)/python -m pip install --disable-pip-version-check'; fi; \
+	$$install --require-hashes -r requirements.lock; \
+	rm -f $(HALF); \
+	$$install --no-deps --no-build-isolation -e .; \
 	$(BIN)/python -m interproto_lib.cli doctor; \
-	rm -f $(HALF); touch $(STAMP)
+	touch $(STAMP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -314,6 +315,44 @@ def test_make_without_a_python_says_so(tmp_path):
     assert call.returncode != 0
     assert f"No Python 3.11 or newer found at PYTHON={old}" in call.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_make_begins_anew_after_an_installation_that_was_cut_short(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_bytes((REPO / name).read_bytes())
+    (tmp_path / "interproto_lib").mkdir()
+    (tmp_path / "interproto_lib" / "cli.py").write_text("")  # stands for `doctor`
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    installer = tools / "uv"
+    environment = {**os.environ, "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    stamp, mark, left = (tmp_path / ".venv" / name for name in ("installed", "half-installed", "left-behind"))
+
+    def make(script: str) -> subprocess.CompletedProcess[str]:
+        installer.write_text(f"#!/bin/sh\n{script}\n")
+        installer.chmod(0o755)
+        command = ["make", ".venv/installed", f"PYTHON={sys.executable}"]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert make("kill -9 $PPID").returncode != 0
+    assert mark.exists()
+    assert not stamp.exists()
+    left.touch()
+    done = make('echo "$@" >> calls')
+    assert done.returncode == 0, done.stderr
+    assert "cut short" in done.stdout
+    assert stamp.exists()
+    assert not mark.exists()
+    assert not left.exists()
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert [("--require-hashes -r requirements.lock" in call, "--no-deps" in call) for call in calls] == [
+        (True, False),
+        (False, True),
+    ]
+    assert "up to date" in make("exit 1").stdout
+    os.utime(tmp_path / "requirements.lock", ns=(2 * stamp.stat().st_mtime_ns,) * 2)
+    assert make("exit 1").returncode != 0
+    assert not stamp.exists()
 
 
 # --- what must not be in the tree -----------------------------------------------------------------
