@@ -46,6 +46,7 @@ from interproto_lib.views.style import (
 )
 from interproto_lib.views.tables import styled_table
 from interproto_lib.views.training import describe_training, training_curves_figure
+from interproto_lib.views.wording import cohort_words
 
 __all__ = [
     "ADULT_COLOUR",
@@ -59,6 +60,7 @@ __all__ = [
     "child_identities",
     "choose_identities",
     "cohort_matrix",
+    "cohort_words",
     "confused_table",
     "contact_sheet_figure",
     "contact_sheet_rows",

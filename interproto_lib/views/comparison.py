@@ -21,7 +21,7 @@ from interproto_lib.analysis.similarity_summary import most_confused_pairs, summ
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
-from interproto_lib.views.wording import listed
+from interproto_lib.views.wording import cohort_words, listed
 
 ALL_IMAGES = "all"
 """Stands for a cohort where ages are missing: every image of an identity, with an age or without."""
@@ -224,7 +224,7 @@ def similarity_measures_table(table: pd.DataFrame) -> pd.DataFrame:
         The columns `measure` (as in `child–child, train`), `method`, `seed` and `value`: of features the mean, of
         prototypes the root mean square, which is what the Inter-Prototype loss lowers.
     """
-    cohort = table["cohort"].str.replace("-", "–")
+    cohort = table["cohort"].map(cohort_words)
     of_prototypes = table["what"] == "prototypes"
     what = table["split"].replace({"heldout": "held-out"}).mask(of_prototypes, "prototypes (rms)")
     value = table["mean"].mask(of_prototypes, table["rms"])
@@ -276,4 +276,4 @@ def describe_available_cohorts(cohorts: Sequence[str]) -> str:
             "There are no two identities with child images among the training images, so children cannot be told from "
             "adults: every map below is over all images of all identities."
         )
-    return f"The ages allow the cohorts {listed([cohort.replace('-', '–') for cohort in cohorts])}."
+    return f"The ages allow the cohorts {listed([cohort_words(cohort) for cohort in cohorts])}."

@@ -22,7 +22,7 @@ from interproto_lib.views.style import (
     method_styles,
     new_figure,
 )
-from interproto_lib.views.wording import compared, listed, number
+from interproto_lib.views.wording import cohort_words, compared, listed, number
 
 SUMMARY_QUANTITIES = {
     "mean": "Mean",
@@ -62,7 +62,7 @@ def similarity_distribution_figure(
         n_bins = int(np.clip(2 * min(v.size for v in everything) ** 0.5, 20, 60))
     edges = np.linspace(min(v.min() for v in everything), max(max(v.max() for v in everything), threshold), n_bins + 1)
     styles = method_styles(method for by_method in finite.values() for method in by_method)
-    cohorts = listed([cohort.replace("-", "–") for cohort in finite])
+    cohorts = listed([cohort_words(cohort) for cohort in finite])
     description = f"Distributions of the similarity of different identities ({cohorts}) for {listed(list(styles))}."
     with figure_style():
         figure = new_figure(PAGE_WIDTH_INCHES, 0.75 + 1.55 * len(finite), description=description)
@@ -74,7 +74,7 @@ def similarity_distribution_figure(
             for axes in (density, above):
                 axes.axvline(threshold, color="#8C8C8C", linewidth=0.8, zorder=0)
             density.set(ylabel="Density", yticks=[], xlim=(edges[0], edges[-1]), ylim=(0, None))
-            density.set_title(f"{cohort.replace('-', '–')} pairs", loc="left")
+            density.set_title(f"Pairs: {cohort_words(cohort)}", loc="left")
             above.set_ylabel("Share of pairs above")
         smallest = min(1 / v.size for v in everything)
         for axes in grid[:, 1]:

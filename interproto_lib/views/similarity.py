@@ -21,7 +21,7 @@ from interproto_lib.views.style import (
     similarity_colours,
     symmetric_limit,
 )
-from interproto_lib.views.wording import compared, listed, number
+from interproto_lib.views.wording import cohort_words, compared, listed, number
 
 MAX_PIXELS = 300
 """Cells a side that a map shows one by one; of larger matrices it shows block means."""
@@ -94,7 +94,7 @@ def similarity_figure(
     n_columns = min(n_columns, len(panels))
     n_rows = -(-len(panels) // n_columns)
     side = min(3.2, (PAGE_WIDTH_INCHES - 0.9) / n_columns)
-    shown = [f"{title} {_cohort_words(panel)}" for title, panel in zip(titles, panels, strict=True)]
+    shown = [f"{title}, {_cohort_words(panel)}" for title, panel in zip(titles, panels, strict=True)]
     description = f"Similarity maps, colours from {number(-chosen, decimals=2)} to {chosen:.2f}: {'; '.join(shown)}."
     with figure_style():
         figure = new_figure(
@@ -171,7 +171,7 @@ def _draw_map(
 
 
 def _cohort_words(panel: SimilarityMatrix | np.ndarray) -> str:
-    return "all images" if isinstance(panel, np.ndarray) else panel.cohort.replace("-", "–")
+    return cohort_words("all" if isinstance(panel, np.ndarray) else panel.cohort)
 
 
 def _index_ticks(n: int) -> list[int]:
@@ -210,12 +210,11 @@ def describe_cohorts(summaries: Mapping[str, SimilaritySummary]) -> str:
     Returns:
         One or two sentences; the wording follows sign and size of the differences.
     """
-    words = {cohort: cohort.replace("-", "–") for cohort in summaries}
     *others, reference = summaries
-    means = [f"{number(s.mean)} over {s.n_pairs:,} {words[cohort]} pairs" for cohort, s in summaries.items()]
+    means = [f"{number(s.mean)} ({cohort_words(cohort)}, {s.n_pairs:,} pairs)" for cohort, s in summaries.items()]
     sentences = [f"The mean similarity of different identities is {listed(means)}."]
     if others:
         base = summaries[reference].mean
-        changes = [f"{words[c]} is {compared(summaries[c].mean - base)}" for c in others]
-        sentences.append(f"Against {words[reference]}, {listed(changes)}.")
+        changes = [f"{cohort_words(c)} is {compared(summaries[c].mean - base)}" for c in others]
+        sentences.append(f"Against {cohort_words(reference)}, {listed(changes)}.")
     return " ".join(sentences)

@@ -81,3 +81,19 @@ def listed(words: Sequence[str]) -> str:
     if len(words) <= 1:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def cohort_words(cohort: str) -> str:
+    """Write the name of a cohort for people.
+
+    Args:
+        cohort: As in `child-child`, or `all`.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> cohort_words("child-adult"), cohort_words("all")
+        ('child–adult', 'all images')
+    """
+    return "all images" if cohort == "all" else cohort.replace("-", "–")
