@@ -4,6 +4,7 @@ PRESET ?= demo
 CORES ?= 2
 RUNS ?= runs
 BENCH ?=
+LAB ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -23,8 +24,8 @@ reproduce: $(STAMP) ## run the whole comparison, end with the report (PRESET=dem
 test: $(STAMP) ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-lab: $(STAMP) ## open JupyterLab on the notebooks
-	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks
+lab: $(STAMP) ## open JupyterLab on the notebooks (LAB="--no-browser --port 9999" for its options)
+	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB)
 
 lint: $(STAMP) ## check style and format of code and notebooks
 	$(BIN)/python -m ruff check
