@@ -17,7 +17,7 @@ from interproto_lib.views.distributions import (
     similarity_distribution_figure,
     similarity_summary_figure,
 )
-from interproto_lib.views.projection import describe_purity, projection_figure
+from interproto_lib.views.projection import describe_projections, describe_purity, projection_figure
 from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure
 from interproto_lib.views.similarity import (
     MAX_PIXELS,
@@ -347,3 +347,15 @@ def test_paired_tables_are_checked():
         paired_difference_figure(table.drop(columns="treated"), **OPTIONS)
     with pytest.raises(ConfigError, match="twice"):
         paired_difference_figure(pd.concat([table, table]), **OPTIONS)
+
+
+def test_sentence_on_projections_compares_plane_and_space():
+    text = describe_projections({"t-SNE": {"ArcFace": quality(0.5)}})
+    assert "t-SNE keeps 60% (ArcFace) of the 15 nearest neighbours" in text
+    assert "0.10 lower (ArcFace)" in text
+    assert "children" not in describe_projections({"t-SNE": {"ArcFace": quality(NAN)}})
+
+
+def test_nothing_to_pair_is_said():
+    empty = paired([0.01]).iloc[:0]
+    assert "to compare with ArcFace" in describe_paired_differences(empty, **OPTIONS)
