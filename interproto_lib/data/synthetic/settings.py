@@ -32,7 +32,8 @@ class SyntheticSettings:
         adult_age_years: Mean age of the adult images, 14 to 80, of held-out identities and of training identities
             without child images.
         child_identity_adult_age_years: Mean age, 14 to 80, of the images that are no child's of training identities
-            with child images: 18 are people who were photographed mostly when young, 34 people like the others.
+            with child images, before ages below 14 are raised to it: 16 are people photographed mostly when young,
+            34 people like the others.
         adult_age_spread_years: Standard deviation, between identities, of their mean adult age, >= 0; within an
             identity ages spread by 7 years. For identities with child images it is 5/8 of it when their mean age is
             30 or less.
@@ -59,7 +60,7 @@ class SyntheticSettings:
     heldout_adult_images: int = 8
     image_size: int = 56
     adult_age_years: float = 34.0
-    child_identity_adult_age_years: float = 18.0
+    child_identity_adult_age_years: float = 16.0
     adult_age_spread_years: float = 8.0
     nuisance: float = 0.7
     amplitude: float = 1.0

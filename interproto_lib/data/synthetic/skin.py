@@ -37,7 +37,7 @@ class Skin:
         self.dark = np.zeros((canvas.size, canvas.size), np.float32)
         self.outline = face_outline(face, canvas)
         self.shade = self.height
-        self.colour = np.empty((3, canvas.size, canvas.size), np.float32)
+        self.colour = np.zeros((3, canvas.size, canvas.size), np.float32)
 
 
 def face_outline(face: Face, canvas: Canvas) -> Plane:
@@ -303,7 +303,7 @@ def colour_skin(face: Face, canvas: Canvas, skin: Skin) -> None:
     pale = face.skin[1]
     w = canvas.window(-1.1, 1.1, 0.1, 1.0)
     blush = spot(canvas.ax[w], canvas.y[w], 0.62, 0.56, 0.44, 0.36)
-    blush *= (0.07 + 0.13 * (1.0 - face.growth)) * (0.4 + 0.8 * pale)
+    blush *= (0.07 + 0.10 * (1.0 - face.growth)) * (0.4 + 0.8 * pale)
     blush *= -1.0
     blush += 1.0
     skin.colour[1:, w[0], w[1]] *= blush
@@ -337,8 +337,12 @@ def _mole(face: Face, canvas: Canvas, skin: Skin, number: int) -> None:
     x0, y0, radius = face.mole_x[number], face.mole_y[number], face.mole_radius[number]
     w = canvas.window(x0 - 0.12, x0 + 0.12, y0 - 0.12, y0 + 0.12)
     x, y = canvas.x[w] - x0, canvas.y[w] - y0
-    distance = np.sqrt(x * x + y * y)
-    alpha = cover(distance - radius, canvas.edge * 0.7)
+    x *= x
+    y *= y
+    x += y
+    np.sqrt(x, out=x)
+    x -= radius
+    alpha = cover(x, canvas.edge * 0.7)
     alpha *= face.mole_strength[number]
     blend(skin.colour[:, w[0], w[1]], [c * 0.30 for c in face.skin], alpha)
 
