@@ -122,21 +122,21 @@ def _nose(face: Face, canvas: Canvas, skin: Skin) -> None:
     breadth += 0.75 * width
     across = x / breadth
     np.multiply(across, across, out=across)
-    up_down = down - 0.48
-    up_down *= 1.55
+    up_down = down - 0.50
+    up_down *= 1.42
     np.multiply(up_down, up_down, out=up_down)
-    rise = held * (0.10 + 0.12 * lift)
+    rise = held * (0.055 + 0.10 * lift)
     rise += 0.03 + 0.14 * lift
     rise *= bump(across)
     rise *= bump(np.multiply(up_down, up_down, out=up_down))
     height = skin.height[w]
     height += rise
     tip = length - 0.085
-    height += (0.055 + 0.26 * face.nose_tip) * spot(x, y, 0.0, tip, 0.80 * width, 0.80 * width)
-    height += (0.032 + 0.018 * face.growth) * spot(ax, y, 0.70 * width, length - 0.035, 0.52 * width, 0.12)
+    height += (0.026 + 0.20 * face.nose_tip) * spot(x, y, 0.0, tip, 0.85 * width, 0.80 * width)
+    height += (0.026 + 0.014 * face.growth) * spot(ax, y, 0.70 * width, length - 0.035, 0.52 * width, 0.12)
     dark = skin.dark[w]
     # Under the tip, the nostrils, the crease around the wing.
-    dark += (0.05 + 0.20 * lift + 0.05 * face.growth) * spot(x, y, 0.0, length + 0.055, 1.15 * width, 0.09)
+    dark += (0.05 + 0.16 * lift + 0.05 * face.growth) * spot(x, y, 0.0, length + 0.06, 1.1 * width, 0.10)
     dark += (0.38 + 0.16 * face.growth) * spot(ax, y, 0.50 * width, length + 0.012, 0.34 * width, canvas.fine(0.044))
     bend = y - (length - 0.05)
     np.multiply(bend, bend, out=bend)
