@@ -9,23 +9,45 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from interproto_lib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 MarginLoss = Literal["softmax", "normface", "cosface", "arcface"]
 InterPrototypeScope = Literal["none", "child", "all"]
 Reduction = Literal["sum", "mean"]
 Schedule = Literal["milestones", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Settings = typing.TypeVar("Settings", bound="DataclassInstance")
 
 
-def _taken_from(namespace: Mapping[str, Any], settings: type) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(settings)]
+def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **named: Any) -> Settings:
+    """Make settings from the variables of a notebook, where every setting is a parameter.
+
+    Args:
+        settings: A dataclass of settings, such as `TrainConfig`.
+        namespace: Usually `globals()`; other names in it are left alone.
+        **named: Fields whose variable has another name.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: A setting has no variable, or a value is wrong.
+
+    Example:
+        >>> notebook = {"verification_threshold": "ten_fold", "epoch_choice": "last", "data": 1}
+        >>> from_namespace(EvaluationConfig, notebook, gap_inclusive=False).gap_inclusive
+        False
+    """
+    names = [field.name for field in dataclasses.fields(settings) if field.name not in named]
     missing = [name for name in names if name not in namespace]
     if missing:
         raise ConfigError(f"No variable for the setting {', '.join(missing)}. Add it to the notebook's parameters.")
-    return {name: namespace[name] for name in names}
+    return settings(**{name: namespace[name] for name in names}, **named)
 
 
 def _require(holds: bool, name: str, value: Any, rule: str) -> None:
@@ -212,21 +234,6 @@ class TrainConfig:
             raise ConfigError(f"Unknown training preset {name!r}. Known presets: {', '.join(TRAINING_PRESETS)}.")
         return cls.from_dict({**TRAINING_PRESETS[name], **changes})
 
-    @classmethod
-    def from_namespace(cls, namespace: Mapping[str, Any]) -> TrainConfig:
-        """Make settings from the variables of a notebook, where every setting is a parameter.
-
-        Args:
-            namespace: Usually `globals()`; other names in it are left alone.
-
-        Returns:
-            The settings.
-
-        Raises:
-            ConfigError: A setting has no variable, or a value is wrong.
-        """
-        return cls(**_taken_from(namespace, cls))
-
     def to_dict(self) -> dict[str, Any]:
         """Give the settings as a dict that JSON and `from_dict` understand."""
         settings = dataclasses.asdict(self)
@@ -252,11 +259,6 @@ class EvaluationConfig:
     verification_threshold: Literal["ten_fold", "best_on_test"] = "ten_fold"
     epoch_choice: Literal["last", "best_on_test"] = "last"
     gap_inclusive: bool = True
-
-    @classmethod
-    def from_namespace(cls, namespace: Mapping[str, Any]) -> EvaluationConfig:
-        """Make settings from the variables of a notebook; see `TrainConfig.from_namespace`."""
-        return cls(**_taken_from(namespace, cls))
 
     def __post_init__(self) -> None:
         """Check types."""

@@ -143,7 +143,7 @@ def test_non_contiguous_images_are_written_in_order(tmp_path: Path):
 
 
 def test_what_is_not_there_says_how_to_make_it(tmp_path: Path):
-    with pytest.raises(DatasetNotFoundError, match=r"no dataset folder .*01_datasets_and_ages.*interproto prepare"):
+    with pytest.raises(DatasetNotFoundError, match=r"no dataset folder .*01_datasets_and_ages"):
         load_dataset(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError):
         load_dataset(tmp_path / "nowhere")
@@ -181,7 +181,7 @@ def test_damaged_folders_are_refused_with_the_file_and_what_was_found(tmp_path: 
         with pytest.raises(DatasetError, match=message) as caught:
             load_dataset(folder)
         assert str(folder) in str(caught.value)
-        assert "interproto prepare" in str(caught.value)
+        assert "01_datasets_and_ages" in str(caught.value)
 
     folder = damaged("no images")
     (folder / "images.npy").unlink()

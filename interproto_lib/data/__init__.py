@@ -15,6 +15,7 @@ from interproto_lib.data.manifests import (
     validate_manifest,
     write_manifest,
 )
+from interproto_lib.data.preparation import prepare_dataset
 from interproto_lib.data.protocols import (
     ADULT_FROM_YEARS,
     PAIR_KINDS,
@@ -38,6 +39,7 @@ __all__ = [
     "class_table",
     "list_cards",
     "load_dataset",
+    "prepare_dataset",
     "read_card",
     "read_identity_folder",
     "read_manifest",

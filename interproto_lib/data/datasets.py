@@ -35,8 +35,8 @@ _INDEX_TYPES: dict[str, type] = {
     "manifest_sha256": str,
 }
 _BLOCK_BYTES = 2**24
-_HOW_TO_MAKE = "Run notebooks/01_datasets_and_ages.ipynb or `interproto prepare` to make it."
-_HOW_TO_REMAKE = "Make it again with notebooks/01_datasets_and_ages.ipynb or `interproto prepare`."
+_HOW_TO_MAKE = "Run notebooks/01_datasets_and_ages.ipynb to make it."
+_HOW_TO_REMAKE = "Make it again with notebooks/01_datasets_and_ages.ipynb."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -19,11 +19,12 @@ from interproto_lib.data.manifests import class_table
 from interproto_lib.errors import ConfigError, DatasetError, RunError, TrainingDivergedError
 from interproto_lib.files import atomic_write, file_lock, write_json
 from interproto_lib.models import save_backbone
+from interproto_lib.progress import ProgressStyle
 from interproto_lib.runs import RunFolder, environment, table_hash, write_table
 from interproto_lib.training.batches import EpochBatches
 from interproto_lib.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from interproto_lib.training.metrics import MetricsLog
-from interproto_lib.training.progress import Progress, ProgressStyle, make_progress
+from interproto_lib.training.progress import Progress, make_progress
 from interproto_lib.training.recognizer import Recognizer, parameter_groups
 from interproto_lib.training.schedule import learning_rate_at
 

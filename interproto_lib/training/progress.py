@@ -1,17 +1,13 @@
-"""What a person sees while a training runs: a bar where one can be drawn, plain lines where it would be garbled."""
+"""What a person sees while a training runs."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from interproto_lib.errors import ConfigError
-
-ProgressStyle = Literal["auto", "bar", "lines", "none"]
-"""`auto` follows the environment variable INTERPROTO_PROGRESS and else draws a bar."""
+from interproto_lib.progress import SECONDS_BETWEEN_LINES, ProgressStyle, resolve_style
 
 
 class Progress(Protocol):
@@ -40,15 +36,10 @@ def make_progress(style: ProgressStyle, *, name: str, total_steps: int, first_st
     Raises:
         ConfigError: The style is unknown.
     """
-    if style == "auto":
-        style = os.environ.get("INTERPROTO_PROGRESS", "bar")  # type: ignore[assignment]
-    if style == "bar":
+    chosen = resolve_style(style)
+    if chosen == "bar":
         return _Bar(name, total_steps, first_step)
-    if style == "lines":
-        return _Lines(name, total_steps, first_step, n_epochs)
-    if style == "none":
-        return _Silence()
-    raise ConfigError(f"progress={style!r}: must be 'auto', 'bar', 'lines' or 'none' (or INTERPROTO_PROGRESS so)")
+    return _Lines(name, total_steps, first_step, n_epochs) if chosen == "lines" else _Silence()
 
 
 class _Bar:
@@ -73,11 +64,11 @@ class _Lines:
         self._first_step = first_step
         self._n_epochs = n_epochs
         self._started = time.monotonic()
-        self._said = -2.0 + self._started
+        self._said = self._started - SECONDS_BETWEEN_LINES
 
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
-        if row is None or (now - self._said < 2.0 and step < self._total_steps):
+        if row is None or (now - self._said < SECONDS_BETWEEN_LINES and step < self._total_steps):
             return
         self._said = now
         left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)

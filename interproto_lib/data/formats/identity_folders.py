@@ -8,6 +8,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from interproto_lib.data.datasets import FaceDataset
 from interproto_lib.data.formats.image_files import FITS, IMAGE_ENDINGS, Fit, fit_image, read_image
@@ -57,7 +57,7 @@ def read_identity_folder(
     seed: int = 0,
     min_images_per_identity: int = 2,
     on_unreadable: Literal["error", "drop"] = "error",
-    progress: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> FaceDataset:
     """Read a folder with one subfolder per person into a dataset in memory.
 
@@ -83,7 +83,7 @@ def read_identity_folder(
         min_images_per_identity: An identity with fewer images is an error that names it.
         on_unreadable: "error" names the files that cannot be read; "drop" leaves them out, warns, and lists them in
             `settings["dropped"]`.
-        progress: Show a progress bar.
+        progress: Called with the number of images read and the number of all.
 
     Returns:
         The dataset, with 3 * image_size^2 bytes of memory per image (37 kB at 112). `settings` holds the arguments and
@@ -285,9 +285,13 @@ def _read_ages(table_file: str | Path | None, paths: list[str], root: Path) -> N
     return ages
 
 
-def _read_images(root: Path, paths: list[str], size: int, fit: Fit, progress: bool) -> _Reading:
+def _read_images(
+    root: Path, paths: list[str], size: int, fit: Fit, progress: Callable[[int, int], None] | None
+) -> _Reading:
     reading = _Reading(pixels=np.zeros((len(paths), size, size, 3), dtype=np.uint8))
-    for row, path in enumerate(tqdm(paths, desc=f"Reading {root.name}", unit="image", disable=not progress)):
+    for row, path in enumerate(paths):
+        if progress is not None:
+            progress(row + 1, len(paths))
         try:
             image = read_image(root / path)
         except DatasetError as error:
