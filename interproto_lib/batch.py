@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 import yaml
@@ -240,6 +243,7 @@ def reproduce(
         ConfigError: The preset or a parameter in it is wrong; nothing has run.
         WriteError: The experiment's folder cannot be written.
         NotebookError: A notebook failed, or the experiment is being run by another call.
+        KeyboardInterrupt: Ctrl-C; the notebooks that were running have ended.
     """
     from interproto_lib.runs import experiment_folder
 
@@ -259,10 +263,13 @@ def reproduce(
         from snakemake.cli import main as snakemake
 
         before = {path: path.stat().st_mtime_ns for path in folder.glob("notebooks/*.failed.ipynb")}
-        try:
-            snakemake(arguments)
-        except SystemExit as end:
-            code = end.code
+        with _noticed_interrupt() as interrupts:
+            try:
+                snakemake(arguments)
+            except SystemExit as end:
+                code = end.code
+        if interrupts:
+            raise KeyboardInterrupt
         failed = [p for p in folder.glob("notebooks/*.failed.ipynb") if before.get(p) != p.stat().st_mtime_ns]
     if code:
         copies = "".join(f"\n  {path}" for path in sorted(failed))
@@ -300,6 +307,25 @@ def _experiment_lock(folder: Path) -> Iterator[None]:
                 f"Experiment {folder.name!r} is being run by another call. Wait for it, or stop it first."
             ) from error
         yield
+
+
+@contextmanager
+def _noticed_interrupt() -> Iterator[list[int]]:
+    """Note each Ctrl-C: Snakemake takes the exception for itself and only reports that something failed."""
+    noticed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noticed
+        return
+
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        noticed.append(signal_number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noticed
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

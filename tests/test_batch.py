@@ -438,6 +438,27 @@ def running_under(folder: Path) -> list[str]:
     return found
 
 
+def test_ctrl_c_is_told_from_a_failure(tmp_path, write_notebook, monkeypatch):
+    import snakemake.cli
+
+    def interrupted(arguments: list[str]) -> None:
+        """Snakemake on Ctrl-C: it swallows the exception and reports a failure."""
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        sys.exit(1)
+
+    graph = Graph(tmp_path, write_notebook)
+    places = {"runs_dir": tmp_path / "runs", "notebooks_dir": tmp_path / "notebooks"}
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(snakemake.cli, "main", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce(graph.preset, **places)
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(snakemake.cli, "main", lambda arguments: sys.exit(1))
+    with pytest.raises(NotebookError, match="stopped before its end"):
+        reproduce(graph.preset, **places)
+
+
 def test_two_calls_for_one_experiment_exclude_each_other(tmp_path):
     import fcntl
 
