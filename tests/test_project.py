@@ -36,7 +36,7 @@ LAYERS = (
     ("data",),
     ("runs", "presets"),
     ("config",),
-    ("files",),
+    ("files", "progress"),
     ("errors",),
 )
 # Import name -> distribution, where they differ.
@@ -177,7 +177,7 @@ def test_every_import_is_a_declared_dependency():
     for name, tree in modules().items():
         for imported in imported_names(name, tree):
             top = imported.split(".")[0]
-            if top == "interproto_lib" or top in sys.stdlib_module_names:
+            if top in ("interproto_lib", "_typeshed") or top in sys.stdlib_module_names:
                 continue
             if canonicalize_name(DISTRIBUTIONS.get(top, top)) not in declared:
                 wrong.append(f"{name} imports {imported}")
