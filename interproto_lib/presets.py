@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,8 @@ ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-1]
 """The notebooks that read finished runs, each on its own."""
 
 _EVALUATION_SETTINGS = tuple(field.name for field in dataclasses.fields(EvaluationConfig))
-_SET_BY_THE_GRAPH = ("experiment", "runs_dir", "run", "seed")
+_SET_BY_THE_GRAPH = ("experiment", "runs_dir")
+_SET_FOR_EACH_TRAINING = (*_SET_BY_THE_GRAPH, "run", "seed")
 _TOP_LEVEL = ("description", "experiment", "methods", "seeds", *NOTEBOOK_SECTIONS.values())
 _EXPONENT_AS_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 
@@ -165,14 +166,19 @@ def read_preset(path_or_name: str | Path) -> Preset:
     if len(set(seeds)) != len(seeds):
         raise ConfigError(f"{where}: seeds={seeds!r} names a seed twice")
     methods = {
-        str(name): _parameters(values, f"{where}: methods.{name}")
+        str(name): _parameters(values, f"{where}: methods.{name}", _SET_FOR_EACH_TRAINING)
         for name, values in _mapping(content["methods"], f"{where}: methods").items()
     }
     for name in methods:
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ConfigError(f"{where}: method {name!r} must be letters, digits, '.', '_' and '-'")
     sections = {
-        section: _parameters(content.get(section), f"{where}: {section}") for section in NOTEBOOK_SECTIONS.values()
+        section: _parameters(
+            content.get(section),
+            f"{where}: {section}",
+            _SET_FOR_EACH_TRAINING if notebook == TRAINING_NOTEBOOK else _SET_BY_THE_GRAPH,
+        )
+        for notebook, section in NOTEBOOK_SECTIONS.items()
     }
     _check_methods_named(sections, methods, where)
     for name, values in methods.items():
@@ -211,10 +217,10 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def _parameters(value: Any, where: str) -> dict[str, Any]:
+def _parameters(value: Any, where: str, set_elsewhere: Sequence[str]) -> dict[str, Any]:
     parameters = {} if value is None else _mapping(value, where)
     for name, entry in parameters.items():
-        if name in _SET_BY_THE_GRAPH:
+        if name in set_elsewhere:
             raise ConfigError(f"{where}: {name!r} is set by the batch graph; remove it here")
         for element in entry if isinstance(entry, list) else [entry]:
             if isinstance(element, str) and _EXPONENT_AS_TEXT.fullmatch(element):

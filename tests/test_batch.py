@@ -88,6 +88,11 @@ def test_preset_gives_flat_parameters(tmp_path):
     }
 
 
+def test_a_seed_of_an_analysis_is_its_own(tmp_path):
+    preset = read_preset(write_preset(tmp_path, projection={"seed": 1}))
+    assert preset.parameters("04_prototype_projection")["seed"] == 1
+
+
 def test_preset_without_a_section_leaves_the_notebook_its_defaults(tmp_path):
     preset = read_preset(write_preset(tmp_path, projection=..., story=None))
     assert preset.parameters("04_prototype_projection") == {"experiment": "fake", "runs_dir": "runs"}
