@@ -100,7 +100,7 @@ def main() -> None:
                 threads=1,
                 device="cpu",
                 precision="float32",
-                inter_prototype=scope,  # type: ignore[arg-type]
+                inter_prototype=scope,
             )
             speeds = [
                 (
