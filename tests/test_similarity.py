@@ -13,6 +13,7 @@ from interproto_lib.analysis import (
     COHORTS,
     SimilarityMatrix,
     class_means,
+    cohort_identities,
     cohort_similarity,
     inter_class_similarity,
     intra_class_similarity,
@@ -150,16 +151,18 @@ def make_case():
 
 def select(manifest, group):
     ages, train = manifest["age_years"].to_numpy(), (manifest["split"] == "train").to_numpy()
-    return train & (ages < 13 if group == "child" else ages >= 13)
+    return train & {"child": ages < 13, "adult": ages >= 13, "all": np.ones(len(ages), dtype=bool)}[group]
 
 
 @pytest.mark.parametrize(
-    ("cohort", "expected_identities"), [("child-child", "abcde"), ("child-adult", "abcd"), ("adult-adult", "abcdf")]
+    ("cohort", "expected_identities"),
+    [("child-child", "abcde"), ("child-adult", "abcd"), ("adult-adult", "abcdf"), ("all", "abcdef")],
 )
 def test_cohorts_equal_the_loops(cohort, expected_identities):
     x, manifest, prototypes, classes = make_case()
     matrix = cohort_similarity(x, manifest, prototypes, classes, cohort=cohort)
     assert list(matrix.row_identities) == list(matrix.column_identities) == list(expected_identities)
+    assert list(cohort_identities(manifest, cohort)) == list(expected_identities)
     k = len(expected_identities)
     labels = manifest["identity"].map({name: i for i, name in enumerate(expected_identities)}).fillna(-1).to_numpy(int)
     rows, columns = COHORTS[cohort]
@@ -261,6 +264,11 @@ def test_sample_identities():
     assert list(sample_identities(manifest, cohort="child-child", n=8, seed=2)) != list(children)
     assert list(sample_identities(manifest, cohort="child-adult")) == names[:20]
     assert list(sample_identities(manifest, cohort="adult-adult")) == names
+    assert list(sample_identities(manifest.assign(age_years=np.nan), cohort="all")) == names
+    assert list(sample_identities(manifest, cohort="child-child", among=["030", "007", "002"])) == ["002", "007"]
+    with pytest.raises(DatasetError, match="child-child"):
+        sample_identities(manifest, cohort="child-child", among=["030"])
+    assert len(cohort_identities(manifest, "child-child", split="heldout")) == 0
     with pytest.raises(DatasetError, match="heldout"):
         sample_identities(manifest, cohort="adult-adult", split="heldout")
     with pytest.raises(ConfigError, match="at least 1"):

@@ -1,12 +1,32 @@
 """Analyses of trained recognisers: similarity, projection, verification, statistics over seeds."""
 
+from interproto_lib.analysis.class_similarity import (
+    class_means,
+    inter_class_similarity,
+    intra_class_similarity,
+    prototype_similarity,
+)
+from interproto_lib.analysis.cohorts import (
+    available_cohorts,
+    child_identities,
+    choose_identities,
+    cohort_matrix,
+    different_pairs,
+    identities_child_first,
+    prototype_pairs,
+    prototypes_of,
+)
 from interproto_lib.analysis.comparison import (
+    MEASURE_COLUMNS,
     child_neighbour_share,
     comparison_results,
+    confused_table,
     held_out_accuracies,
     measure_runs,
     paired_with_baseline,
+    runs_of_seed,
     similarity_measures,
+    similarity_table,
 )
 from interproto_lib.analysis.embedding import (
     Embeddings,
@@ -30,11 +50,8 @@ from interproto_lib.analysis.projection import (
 from interproto_lib.analysis.similarity import (
     COHORTS,
     SimilarityMatrix,
-    class_means,
+    cohort_identities,
     cohort_similarity,
-    inter_class_similarity,
-    intra_class_similarity,
-    prototype_similarity,
     sample_identities,
 )
 from interproto_lib.analysis.similarity_summary import (
@@ -57,6 +74,7 @@ from interproto_lib.analysis.verification import (
 
 __all__ = [
     "COHORTS",
+    "MEASURE_COLUMNS",
     "BestThresholdResult",
     "Embeddings",
     "MeanStd",
@@ -66,17 +84,25 @@ __all__ = [
     "SimilarityMatrix",
     "SimilaritySummary",
     "VerificationResult",
+    "available_cohorts",
     "best_threshold_accuracy",
+    "child_identities",
     "child_neighbour_share",
+    "choose_identities",
     "class_means",
+    "cohort_identities",
+    "cohort_matrix",
     "cohort_similarity",
     "comparison_results",
+    "confused_table",
     "describe_held_out",
+    "different_pairs",
     "embed_dataset",
     "embed_images",
     "held_out_accuracies",
     "held_out_check",
     "held_out_results",
+    "identities_child_first",
     "inter_class_similarity",
     "intra_class_similarity",
     "load_backbone",
@@ -91,12 +117,16 @@ __all__ = [
     "project_prototypes",
     "projection_quality",
     "prototype_feature_gap",
+    "prototype_pairs",
     "prototype_similarity",
+    "prototypes_of",
     "roc_auc",
     "roc_curve",
+    "runs_of_seed",
     "sample_identities",
     "save_embeddings",
     "similarity_measures",
+    "similarity_table",
     "summarise_similarity",
     "ten_fold_accuracy",
 ]

@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 
-import numpy as np
 import pandas as pd
 
-from interproto_lib.analysis.embedding import Embeddings, load_embeddings
+from interproto_lib.analysis.class_similarity import prototype_similarity
+from interproto_lib.analysis.cohorts import available_cohorts, cohort_matrix, prototypes_of
+from interproto_lib.analysis.embedding import load_embeddings
 from interproto_lib.analysis.projection import nearest_neighbours
-from interproto_lib.analysis.similarity import COHORTS, cohort_similarity, prototype_similarity
-from interproto_lib.analysis.similarity_summary import summarise_similarity
+from interproto_lib.analysis.similarity import SimilarityMatrix
+from interproto_lib.analysis.similarity_summary import SimilaritySummary, most_confused_pairs, summarise_similarity
 from interproto_lib.analysis.statistics import paired_difference
 from interproto_lib.errors import DatasetError, RunError
 from interproto_lib.runs import Result, RunFolder, read_results
 
 MEASURE_COLUMNS = ("measure", "method", "seed", "value")
-"""Columns of the tables that `measure_runs` gives."""
+"""Columns of the tables that `measure_runs` and `similarity_measures` give."""
+
+
+def runs_of_seed(methods: Mapping[str, Sequence[RunFolder]], seed: int | None = None) -> dict[str, RunFolder]:
+    """Choose the run of each method that is drawn: the same seed for all.
+
+    Args:
+        methods: Method -> its runs.
+        seed: The seed; None takes the first that every method has.
+
+    Returns:
+        Method -> run.
+
+    Raises:
+        RunError: The methods share no seed, or not the one asked for.
+    """
+    seeds = {method: [run.seed for run in runs] for method, runs in methods.items()}
+    shared = sorted(set.intersection(*(set(of_method) for of_method in seeds.values())))
+    if not shared or (seed is not None and seed not in shared):
+        wanted = (
+            "no seed is shared by all methods" if seed is None or not shared else f"not all methods have seed {seed}"
+        )
+        there = "; ".join(f"{method}: {of_method}" for method, of_method in seeds.items())
+        raise RunError(f"Cannot draw methods side by side: {wanted} ({there}). Train the missing runs with 02_train.")
+    chosen = shared[0] if seed is None else seed
+    return {method: runs[seeds[method].index(chosen)] for method, runs in methods.items()}
 
 
 def measure_runs(
@@ -82,31 +109,65 @@ def held_out_accuracies(run: RunFolder) -> dict[str, float]:
     return {r.name.removeprefix("accuracy/"): r.value for r in results if r.value is not None}
 
 
-def similarity_measures(run: RunFolder) -> dict[str, float]:
-    """Measure how close a run puts different identities: features of each cohort, and prototypes.
+def similarity_table(methods: Mapping[str, Sequence[RunFolder]], *, threshold: float = 0.3) -> pd.DataFrame:
+    """Summarise the similarity of different identities for every run: features of all cohorts, and prototypes.
+
+    Who is in a cohort is decided in `interproto_lib.analysis.cohorts`: on training images the run's child identities,
+    on held-out images every identity with child images. Prototypes are those of the run's child identities. Where a
+    split has no two child identities, all of its identities and images count.
 
     Args:
-        run: A finished run with saved embeddings.
+        methods: Method -> its runs; embeddings are read run by run.
+        threshold: Cosine above which a pair counts in `share_above`.
 
     Returns:
-        Mean similarity (Eq. 2) of each cohort that exists, on training and on held-out images, and, where there are
-        two child identities, the root mean square cosine of their prototypes.
+        One row a method, seed, split, cohort and `what` (`features` or `prototypes`), with `n_pairs`, `mean`, `rms`,
+        `p05`, `median`, `p95`, `max`, `share_above` and `threshold`.
 
     Raises:
-        RunError: There are no embeddings; the message says what to run first.
+        RunError: A run has no embeddings; the message says what to run first.
     """
-    embeddings = load_embeddings(run)
-    measures = {
-        f"{cohort}, {split}": mean
-        for split in ("train", "heldout")
-        for cohort in COHORTS
-        if (mean := _cohort_mean(embeddings, cohort, split)) is not None
-    }
-    is_child = run.classes["is_child"].to_numpy(dtype=bool)
-    if is_child.sum() >= 2:
-        summary = summarise_similarity(prototype_similarity(run.prototypes[is_child]))
-        measures["child prototypes, rms"] = summary.rms
-    return measures
+    rows = [
+        {"method": method, "seed": run.seed, "split": split, "cohort": cohort, "what": what, **summary.to_dict()}
+        for method, runs in methods.items()
+        for run in runs
+        for split, cohort, what, summary in _similarities(run, threshold)
+    ]
+    columns = ["method", "seed", "split", "cohort", "what", *(field.name for field in fields(SimilaritySummary))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def similarity_measures(table: pd.DataFrame) -> pd.DataFrame:
+    """Name one number of each row of `similarity_table` as a measure, ready to be paired with a baseline.
+
+    Args:
+        table: As `similarity_table` gives it.
+
+    Returns:
+        Columns `MEASURE_COLUMNS`. A measure is named as in `child-child, train`, `child-child, held-out`: the mean
+        similarity (Eq. 2) of the features; or as in `child-child, prototypes (rms)`: the root mean square cosine of
+        prototypes, which is what the Inter-Prototype loss lowers.
+    """
+    of_prototypes = table["what"] == "prototypes"
+    what = table["split"].replace({"heldout": "held-out"}).mask(of_prototypes, "prototypes (rms)")
+    value = table["mean"].mask(of_prototypes, table["rms"])
+    return pd.DataFrame(
+        {"measure": table["cohort"] + ", " + what, "method": table["method"], "seed": table["seed"], "value": value}
+    )
+
+
+def confused_table(matrices: Mapping[str, SimilarityMatrix], *, top: int = 10) -> pd.DataFrame:
+    """List the most similar pairs of different identities of each method.
+
+    Args:
+        matrices: Method -> similarity of the images of identities (Eq. 2).
+        top: Pairs a method.
+
+    Returns:
+        One row a method and pair, most similar first: `method`, `row_identity`, `column_identity`, `similarity`.
+    """
+    pairs = [most_confused_pairs(matrix, top=top).assign(method=method) for method, matrix in matrices.items()]
+    return pd.concat(pairs, ignore_index=True)[["method", "row_identity", "column_identity", "similarity"]]
 
 
 def child_neighbour_share(run: RunFolder, *, k: int = 5) -> tuple[float, float]:
@@ -129,14 +190,6 @@ def child_neighbour_share(run: RunFolder, *, k: int = 5) -> tuple[float, float]:
         raise DatasetError(f"Run {run.name!r} has no child identity (min_child_images={run.config.min_child_images}).")
     neighbours, _ = nearest_neighbours(run.prototypes, min(k, n - 1))
     return float(is_child[neighbours[is_child]].mean()), (n_child - 1) / (n - 1)
-
-
-def _cohort_mean(embeddings: Embeddings, cohort: str, split: str) -> float | None:
-    try:
-        matrix = cohort_similarity(embeddings.vectors, embeddings.manifest, None, None, cohort=cohort, split=split)
-    except DatasetError:  # no identity has such images: the cohort does not exist here
-        return None
-    return summarise_similarity(matrix).mean if np.isfinite(matrix.values).sum() and len(matrix.values) > 1 else None
 
 
 def comparison_results(paired: Mapping[str, pd.DataFrame], *, baseline: str, confidence: float = 0.95) -> list[Result]:
@@ -170,3 +223,17 @@ def comparison_results(paired: Mapping[str, pd.DataFrame], *, baseline: str, con
                 )
             )
     return results
+
+
+def _similarities(run: RunFolder, threshold: float) -> Iterator[tuple[str, str, str, SimilaritySummary]]:
+    """Split, cohort, features or prototypes, and what they say, for everything that can be compared in a run."""
+    embeddings = load_embeddings(run)
+    for split in ("train", "heldout"):
+        if embeddings.manifest.loc[embeddings.manifest["split"] == split, "identity"].nunique() < 2:
+            continue
+        for cohort in available_cohorts(run, embeddings.manifest, split=split):
+            matrix = cohort_matrix(run, embeddings, cohort, split=split)
+            yield split, cohort, "features", summarise_similarity(matrix, threshold=threshold)
+            if split == "train" and cohort in ("child-child", "all"):
+                cosines = prototype_similarity(prototypes_of(run, matrix.row_identities))
+                yield split, cohort, "prototypes", summarise_similarity(cosines, threshold=threshold)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from interproto_lib.analysis.similarity import Floats
+from interproto_lib.analysis.class_similarity import Floats
 from interproto_lib.errors import ConfigError
 
 SMALLEST_PROJECTION = 10

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interproto_lib.analysis.similarity import Floats, SimilarityMatrix, class_positions, unit_prototypes
+from interproto_lib.analysis.class_similarity import Floats, unit_prototypes
+from interproto_lib.analysis.similarity import SimilarityMatrix, class_positions
 from interproto_lib.errors import ConfigError
 
 _SYMMETRY_TOLERANCE = 1e-5
