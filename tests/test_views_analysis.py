@@ -312,13 +312,25 @@ OPTIONS = {"baseline": "ArcFace", "unit": "points", "scale": 100.0}
         ([0.010, 0.011, 0.012], ["+1.10 points (mean of 3 seeds", "lies above zero"]),
         ([-0.010, -0.011, -0.012], ["−1.10 points", "lies below zero"]),
         ([0.0092, -0.01, -0.0079], ["−0.29 points", "holds zero: not told from chance"]),
-        ([0.02], ["+2.00 points in one seed"]),
+        ([0.02], ["With a single seed it cannot be said", "- C20: IP +2.00 points"]),
     ],
 )
 def test_sentence_on_paired_differences(differences, texts):
     sentence = describe_paired_differences(paired(differences), **OPTIONS)
     for text in texts:
         assert text in sentence
+
+
+def test_a_single_seed_is_said_once_before_its_lines():
+    alone = pd.concat([paired([0.02]), paired([-0.01], "C30")])
+    text = describe_paired_differences(alone, **OPTIONS)
+    assert text.count("single seed") == 1
+    assert text.endswith("Differences to ArcFace:\n\n- C20: IP +2.00 points\n- C30: IP −1.00 points")
+    both = describe_paired_differences(pd.concat([paired([0.01, 0.02]), paired([-0.01], "C30")]), **OPTIONS)
+    first, said, line = both.split("\n\n")
+    assert "mean of 2 seeds" in first
+    assert "single seed" in said
+    assert line == "- C30: IP −1.00 points"
 
 
 def test_interval_in_the_figure_is_students():
@@ -359,3 +371,6 @@ def test_sentence_on_projections_compares_plane_and_space():
 def test_nothing_to_pair_is_said():
     empty = paired([0.01]).iloc[:0]
     assert "to compare with ArcFace" in describe_paired_differences(empty, **OPTIONS)
+    figure = paired_difference_figure(empty, **OPTIONS)
+    assert not figure.axes
+    assert figure.texts[0].get_text() == figure.description == describe_paired_differences(empty, **OPTIONS)

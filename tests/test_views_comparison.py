@@ -1,4 +1,4 @@
-"""Runs beside each other: matrices of cohorts, the table over seeds, and what the notebooks say about them."""
+"""What the notebooks say about runs beside each other: tables, measures, verdicts that follow the numbers."""
 
 from __future__ import annotations
 
@@ -8,163 +8,164 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import interproto_lib.views.comparison as comparison
-from interproto_lib.analysis.embedding import Embeddings
-from interproto_lib.errors import ConfigError, RunError
+from interproto_lib.analysis import MEASURE_COLUMNS, SimilarityMatrix
+from interproto_lib.config import TrainConfig
+from interproto_lib.views import (
+    describe_available_cohorts,
+    describe_in_short,
+    describe_similarities,
+    measures_table,
+    methods_table,
+    readable_measures,
+    similarity_figure,
+    styled_table,
+)
 from interproto_lib.views.ages import describe_child_identities, describe_pair_kinds
-from interproto_lib.views.similarity import similarity_figure
 
-NAN = float("nan")
-AGES = {"a": [5, 8, 30], "b": [4, 40, 50], "c": [6, 7, 9], "d": [30, 31, NAN]}
-HELDOUT = {"x": [3, 30], "y": [4, 40]}
+BASE = {
+    "child-child, train": 0.1,
+    "adult-adult, train": 0.0,
+    "child-child, held-out": 0.3,
+    "adult-adult, held-out": 0.1,
+    "child-child, prototypes (rms)": 0.4,
+}
+ACCURACY = {"C20": 80.0, "C30": 75.0, "any": 90.0}
 
 
-def unit(rows):
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
-def made(ages=AGES, heldout=HELDOUT, seed=0):
+def measures(by_method, noise=0.0, seeds=(0, 1, 2)):
+    """Measures of methods; `noise` spreads the treated methods over seeds."""
     rows = [
-        (name, age, split)
-        for part, split in ((ages, "train"), (heldout, "heldout"))
-        for name in part
-        for age in part[name]
+        (measure, method, seed, value + (noise * (seed - 1) if method != "arcface" else 0.0))
+        for method, values in by_method.items()
+        for seed in seeds
+        for measure, value in values.items()
     ]
-    table = pd.DataFrame(rows, columns=["identity", "age_years", "split"]).astype({"age_years": float})
-    generator = np.random.default_rng(seed)
-    vectors = unit(generator.normal(size=(len(table), 8)))
-    names = sorted(ages)
-    n_child = [sum(age < 13 for age in ages[name]) for name in names]
-    classes = pd.DataFrame({"identity": names, "n_child_images": n_child, "is_child": [n >= 2 for n in n_child]})
-    prototypes = generator.normal(size=(len(names), 8)).astype(np.float32)
-    run = SimpleNamespace(name=f"arcface-s{seed}", seed=seed, classes=classes, prototypes=prototypes)
-    return run, Embeddings(vectors, table)
+    return pd.DataFrame(rows, columns=list(MEASURE_COLUMNS))
 
 
-def test_runs_of_one_seed_are_drawn():
+def changed(values, **changes):
+    keys = {"train": "child-child, train", "heldout": "child-child, held-out", "rms": "child-child, prototypes (rms)"}
+    return values | {keys.get(name, name): values[keys.get(name, name)] + change for name, change in changes.items()}
+
+
+def in_short(treated, accuracy, *, base=BASE, **options):
+    similarities = measures({"arcface": base, "interproto-sum": treated}, **options)
+    accuracies = measures({"arcface": ACCURACY, "interproto-sum": accuracy}, **options)
+    return describe_in_short(similarities, accuracies, baseline="arcface").split("\n")
+
+
+def test_in_short_names_what_fell_and_what_rose():
+    first, prototypes, features, verification = in_short(
+        changed(BASE, rms=-0.2, heldout=0.05, train=-0.03), changed(ACCURACY, C20=1.5, C30=-2.0)
+    )
+    assert "With ArcFace, different children are more alike than different adults on held-out people" in first
+    assert "0.300 against 0.100" in first
+    below, above = ("the interval lies below zero", "the interval lies above zero")
+    assert f"0.400 with ArcFace, and 0.200 lower with Inter-Prototype sum ({below})" in prototypes
+    assert f"0.300 with ArcFace, and 0.050 higher with Inter-Prototype sum ({above}), on held-out people" in features
+    assert f"0.100 with ArcFace, and 0.030 lower with Inter-Prototype sum ({below}), on training images" in features
+    assert f"80.00 % with ArcFace, and 1.50 points higher with Inter-Prototype sum ({above}), 20 years" in verification
+    assert f"75.00 % with ArcFace, and 2.00 points lower with Inter-Prototype sum ({below}), 30 years" in verification
+
+
+def test_in_short_flips_with_the_numbers():
+    base = BASE | {"child-child, train": -0.2, "child-child, held-out": 0.1}
+    first, prototypes, features, verification = in_short(
+        changed(base, rms=0.2, heldout=-0.05, train=0.03), changed(ACCURACY, C20=-1.5), base=base
+    )
+    assert "as alike as different adults on held-out people" in first
+    assert "and less alike than different adults on training images (mean similarity −0.200 against 0.000)" in first
+    assert "0.200 higher with Inter-Prototype sum (the interval lies above zero)" in prototypes
+    assert "0.050 lower" in features
+    assert "0.030 higher" in features
+    assert "1.50 points lower with Inter-Prototype sum (the interval lies below zero)" in verification
+    assert "and the same to 2 decimals with Inter-Prototype sum (the interval holds zero" in verification
+
+
+def test_in_short_tells_chance_from_difference():
+    noisy = in_short(changed(BASE, rms=-0.2), changed(ACCURACY, C20=1.5), noise=5.0)
+    assert "1.50 points higher with Inter-Prototype sum (the interval holds zero: not told from chance)" in noisy[3]
+    assert len(noisy) == 4
+    single = in_short(changed(BASE, rms=-0.2), ACCURACY, seeds=(1,))
+    assert "interval" not in "".join(single)
+    assert single[4] == "- There is a single seed, so how much of any difference is chance cannot be judged."
+
+
+def test_in_short_says_what_is_not_there():
+    base = {"all, train": 0.1, "all, held-out": 0.2, "all, prototypes (rms)": 0.3}
+    similarities = measures({"arcface": base})
+    accuracies = measures({"arcface": {"any": 90.0}})
+    lines = describe_in_short(similarities, accuracies, baseline="arcface").split("\n")
+    assert "This cannot be asked here" in lines[0]
+    assert "between those of all identities is 0.300 with ArcFace." in lines[1]
+    assert "different people (all images) is 0.200 with ArcFace, on held-out people" in lines[2]
+    assert "(C20, C30); on any two images accuracy is 90.00 % with ArcFace." in lines[3]
+    assert lines[4] == "- No other method was trained, so there is nothing to compare ArcFace with."
+    nothing = describe_in_short(similarities, accuracies.iloc[:0], baseline="arcface").split("\n")
+    assert nothing[3].endswith("could be judged (C20, C30).")
+
+
+def test_sentence_on_the_phenomenon_follows_the_numbers():
+    text = describe_similarities(measures({"arcface": BASE}), "arcface")
+    assert "With ArcFace, two different children have a mean similarity of 0.300 on held-out people" in text
+    assert "that of children is 0.200 higher" in text
+    less = describe_similarities(measures({"arcface": BASE | {"child-child, held-out": 0.05}}), "arcface")
+    assert "that of children is 0.050 lower" in less
+    assert "cannot be compared" in describe_similarities(measures({"arcface": {"all, train": 0.1}}), "arcface")
+
+
+def test_tables_spell_methods_and_measures():
+    table = measures({"arcface": BASE, "interproto-sum": BASE}, noise=0.1)
+    shown = measures_table(readable_measures(table, {"arcface": "ArcFace", "interproto-sum": "IP"}), decimals=3)
+    assert list(shown.columns) == ["measure", "ArcFace", "IP"]
+    assert shown["measure"].tolist()[2] == "child–child, held-out"
+    assert shown.iloc[2].tolist()[1:] == ["0.300 ± 0.000", "0.300 ± 0.100"]
+    one = measures_table(measures({"a": {"C20": 1.0}, "b": {"C30": 2.0}}, seeds=(0,)), decimals=1)
+    assert one.to_numpy().tolist() == [["C20", "1.0", "–"], ["C30", "–", "2.0"]]
+    nothing = measures_table(table.iloc[:0], decimals=1)
+    assert list(nothing.columns) == ["measure"]
+    assert "Nothing" in styled_table(nothing, "Nothing").to_html()
+
+
+def test_methods_are_named_as_people_and_as_parameters_know_them():
+    summary = {"accuracy": 0.9, "images_per_second": 1234.5, "n_pushed_apart": 7}
     runs = {
-        m: [SimpleNamespace(seed=s, name=f"{m}{s}") for s in seeds] for m, seeds in (("a", (0, 1, 2)), ("b", (1, 2)))
+        "arcface": [SimpleNamespace(config=TrainConfig(inter_prototype="none"), summary=summary, seed=0)],
+        "interproto-sum": [
+            SimpleNamespace(config=TrainConfig(inter_prototype="child", seed=s), summary=summary, seed=s)
+            for s in (0, 2)
+        ],
     }
-    assert {m: run.name for m, run in comparison.runs_of_seed(runs).items()} == {"a": "a1", "b": "b1"}
-    assert comparison.runs_of_seed(runs, 2)["a"].name == "a2"
-    with pytest.raises(RunError, match="not all methods have seed 0"):
-        comparison.runs_of_seed(runs, 0)
-    with pytest.raises(RunError, match="no seed is shared"):
-        comparison.runs_of_seed({"a": runs["a"][:1], "b": runs["b"]})
+    table = methods_table(runs).set_index("name")
+    assert table["method"].to_dict() == {"arcface": "ArcFace", "interproto-sum": "Inter-Prototype sum"}
+    assert table["pushed apart"].to_dict() == {"arcface": "–", "interproto-sum": "7"}
+    assert table.loc["interproto-sum", "seeds"] == "0, 2"
+    assert table.loc["arcface", "training accuracy"] == "90.0%"
 
 
-def test_cohorts_follow_the_ages():
-    _, embeddings = made()
-    assert comparison.available_cohorts(embeddings.manifest) == ["child-child", "child-adult", "adult-adult"]
-    without = embeddings.manifest.assign(age_years=NAN)
-    assert comparison.available_cohorts(without) == ["all"]
-    assert "all identities" in comparison.describe_available_cohorts(["all"])
-    assert "child–child and adult–adult" in comparison.describe_available_cohorts(["child-child", "adult-adult"])
+def test_sentence_on_cohorts_says_when_there_are_no_children():
+    assert "no two child identities" in describe_available_cohorts(["all"])
+    assert "child–child and adult–adult" in describe_available_cohorts(["child-child", "adult-adult"])
 
 
-def test_matrix_of_all_images_against_loops():
-    run, embeddings = made()
-    order = ["d", "a", "c"]
-    matrix = comparison.cohort_matrix(run, embeddings, "all", identities=order)
-    vectors, names = embeddings.vectors.astype(np.float64), embeddings.manifest["identity"].to_numpy()
-    own = run.prototypes / np.linalg.norm(run.prototypes, axis=1, keepdims=True)
-    for i, first in enumerate(order):
-        for j, second in enumerate(order):
-            pairs = vectors[names == first] @ vectors[names == second].T
-            expected = (vectors[names == first] @ own["abcd".index(first)]).mean() if i == j else pairs.mean()
-            assert matrix[i, j] == pytest.approx(expected, abs=1e-6)
-
-
-def test_held_out_people_have_no_prototype():
-    run, embeddings = made()
-    matrix = comparison.cohort_matrix(run, embeddings, "all", split="heldout")
-    assert np.isnan(np.diag(matrix)).all()
-    assert np.isfinite(matrix[0, 1])
-
-
-def test_each_pair_counts_once():
-    symmetric = np.array([[9.0, 1, 2], [1, 9, 3], [2, 3, 9]])
-    assert list(comparison.different_pairs(symmetric)) == [1, 2, 3]
-    run, embeddings = made()
-    both = comparison.cohort_matrix(run, embeddings, "child-adult", identities=["a", "b"])
-    assert list(comparison.different_pairs(both)) == [both.values[0, 1], both.values[1, 0]]  # noqa: PD011
-
-
-def test_prototypes_come_in_the_order_asked_for():
-    run, _ = made()
-    assert np.array_equal(comparison.prototypes_of(run, ["c", "a"]), run.prototypes[[2, 0]])
-    with pytest.raises(ConfigError, match="'x' is no class"):
-        comparison.prototypes_of(run, ["a", "x"])
-
-
-def test_child_identities_stand_first():
-    run, _ = made()
-    assert comparison.identities_child_first(run) == (["a", "c", "b", "d"], 2)
-    assert comparison.child_identities(run) == ["a", "c"]
-    run.classes["is_child"] = [True, False, False, False]
-    assert comparison.child_identities(run) is None
-
-
-def test_sample_is_seeded_and_no_larger_than_asked():
-    run, embeddings = made()
-    sample = comparison.choose_identities(run, embeddings.manifest, "all", n=3, seed=1)
-    assert len(set(sample)) == 3
-    assert sample == comparison.choose_identities(run, embeddings.manifest, "all", n=3, seed=1)
-    assert comparison.choose_identities(run, embeddings.manifest, "child-child", n=10) == ["a", "b", "c"]
-
-
-def test_table_has_every_run_cohort_and_kind(monkeypatch):
-    runs = {seed: made(seed=seed) for seed in (0, 1)}
-    monkeypatch.setattr(comparison, "load_embeddings", lambda run: runs[run.seed][1])
-    table = comparison.similarity_table({"arcface": [run for run, _ in runs.values()]}, threshold=0.2)
-    assert len(table) == 2 * (3 + 1 + 3)
-    row = table[(table["seed"] == 1) & (table["split"] == "train") & (table["cohort"] == "child-child")]
-    run, embeddings = runs[1]
-    ages, names = embeddings.manifest["age_years"].to_numpy(), embeddings.manifest["identity"].to_numpy()
-    of = {name: embeddings.vectors[(names == name) & (ages < 13)].astype(np.float64) for name in "ac"}
-    features = row[row["what"] == "features"].iloc[0]
-    assert features["n_pairs"] == 1
-    assert features["mean"] == pytest.approx((of["a"] @ of["c"].T).mean(), abs=1e-6)
-    first, second = run.prototypes[[0, 2]].astype(np.float64)
-    cosine = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
-    assert row[row["what"] == "prototypes"].iloc[0]["mean"] == pytest.approx(cosine, abs=1e-6)
-    measures = comparison.similarity_measures_table(table)
-    values = measures[measures["seed"] == 1].set_index("measure")["value"]
-    assert values["child–child, prototypes (rms)"] == pytest.approx(abs(cosine), abs=1e-6)
-    assert values["child–child, train"] == pytest.approx(features["mean"])
-    assert "child–adult, held-out" in values.index
-
-
-def test_table_without_ages_counts_all_images(monkeypatch):
-    run, embeddings = made({k: [NAN] * 3 for k in AGES}, {k: [NAN] * 2 for k in HELDOUT})
-    monkeypatch.setattr(comparison, "load_embeddings", lambda run: embeddings)
-    table = comparison.similarity_table({"arcface": [run]})
-    assert list(zip(table["split"], table["cohort"], table["what"], table["n_pairs"], strict=True)) == [
-        ("train", "all", "features", 6),
-        ("train", "all", "prototypes", 6),
-        ("heldout", "all", "features", 1),
-    ]
-
-
-def test_most_similar_pairs_come_first():
-    values = np.array([[1.0, 0.1, 0.7], [0.1, 1.0, 0.3], [0.7, 0.3, 1.0]], dtype=np.float32)
-    table = comparison.confused_table({"ArcFace": values}, ["a", "b", "c"], top=2)
-    assert table[["method", "row_identity", "column_identity"]].to_numpy().tolist() == [
-        ["ArcFace", "a", "c"],
-        ["ArcFace", "b", "c"],
-    ]
-    run, embeddings = made()
-    matrix = comparison.cohort_matrix(run, embeddings, "child-child")
-    best = comparison.confused_table({"ArcFace": matrix}, [], top=1).iloc[0]
-    assert best["similarity"] == pytest.approx(np.nanmax(comparison.different_pairs(matrix)))
-
-
-def test_map_of_an_array_marks_where_children_end():
-    values = np.full((4, 4), 0.2, dtype=np.float32)
-    axes = similarity_figure([values], ["ArcFace"], n_child_first=2).axes[0]
+def test_maps_mark_where_child_identities_end():
+    values = np.array([[np.nan, 0.1, 0.2], [0.1, np.nan, 0.3], [0.2, 0.3, np.nan]], dtype=np.float32)
+    names = np.array(["a", "b", "c"], dtype=object)
+    matrix = SimilarityMatrix(
+        values=values,
+        row_identities=names,
+        column_identities=names,
+        cohort="all",
+        intra=np.ones(3, np.float32),
+        n_row_images=np.ones(3, np.int64),
+        n_column_images=np.ones(3, np.int64),
+    )
+    axes = similarity_figure([matrix], ["ArcFace"], n_child_first=2).axes[0]
     assert axes.get_title() == "ArcFace\nall images, mean 0.200"
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("Identity i, all images", "Identity j, all images")
+    assert np.diag(np.asarray(axes.images[0].get_array())) == pytest.approx(1.0)
     assert [list(line.get_xdata()) for line in axes.lines] == [[0, 1], [2, 2]]
-    assert not similarity_figure([values], ["ArcFace"]).axes[0].lines
+    assert not similarity_figure([matrix], ["ArcFace"]).axes[0].lines
 
 
 def test_sentence_on_child_identities():

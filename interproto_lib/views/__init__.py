@@ -7,19 +7,11 @@ from interproto_lib.views.ages import (
     describe_pair_kinds,
 )
 from interproto_lib.views.comparison import (
-    ALL_IMAGES,
-    available_cohorts,
-    child_identities,
-    choose_identities,
-    cohort_matrix,
-    confused_table,
     describe_available_cohorts,
-    different_pairs,
-    identities_child_first,
-    prototypes_of,
-    runs_of_seed,
-    similarity_measures_table,
-    similarity_table,
+    describe_similarities,
+    measure_words,
+    measures_table,
+    readable_measures,
 )
 from interproto_lib.views.distributions import (
     describe_prototypes_and_features,
@@ -28,10 +20,15 @@ from interproto_lib.views.distributions import (
     similarity_summary_figure,
 )
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
-from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure, paired_differences
+from interproto_lib.views.seeds import (
+    describe_paired_differences,
+    interval_verdict,
+    paired_difference_figure,
+    paired_differences,
+)
 from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
 from interproto_lib.views.similarity import block_means, describe_cohorts, describe_similarity, similarity_figure
-from interproto_lib.views.story import describe_methods, describe_similarities, measures_table, methods_table
+from interproto_lib.views.story import describe_in_short, describe_methods, methods_table
 from interproto_lib.views.style import (
     ADULT_COLOUR,
     CHILD_COLOUR,
@@ -50,24 +47,19 @@ from interproto_lib.views.wording import cohort_words
 
 __all__ = [
     "ADULT_COLOUR",
-    "ALL_IMAGES",
     "CHILD_COLOUR",
     "PROJECTION_NAMES",
     "LabelledFigure",
     "age_distribution_figure",
-    "available_cohorts",
     "block_means",
-    "child_identities",
-    "choose_identities",
-    "cohort_matrix",
     "cohort_words",
-    "confused_table",
     "contact_sheet_figure",
     "contact_sheet_rows",
     "describe_ages",
     "describe_available_cohorts",
     "describe_child_identities",
     "describe_cohorts",
+    "describe_in_short",
     "describe_methods",
     "describe_pair_kinds",
     "describe_paired_differences",
@@ -77,10 +69,10 @@ __all__ = [
     "describe_similarities",
     "describe_similarity",
     "describe_training",
-    "different_pairs",
     "display_names",
     "figure_style",
-    "identities_child_first",
+    "interval_verdict",
+    "measure_words",
     "measures_table",
     "method_styles",
     "methods_table",
@@ -89,15 +81,12 @@ __all__ = [
     "paired_differences",
     "projection_figure",
     "prototype_vs_feature_figure",
-    "prototypes_of",
-    "runs_of_seed",
+    "readable_measures",
     "save_figure",
     "similarity_colours",
     "similarity_distribution_figure",
     "similarity_figure",
-    "similarity_measures_table",
     "similarity_summary_figure",
-    "similarity_table",
     "styled_table",
     "symmetric_limit",
     "training_curves_figure",

@@ -57,8 +57,11 @@ def paired_difference_figure(
         confidence: Confidence of the interval.
 
     Returns:
-        The figure; hollow markers are single seeds, filled ones means, whiskers the interval (none with one seed).
+        The figure; hollow markers are single seeds, filled ones means, whiskers the interval (none with one seed). Of
+        an empty table, as where there is only the baseline, a line that says so.
     """
+    if table.empty:
+        return _nothing_to_compare(f"There is no other method, or nothing measured, to compare with {baseline}.")
     differences = paired_differences(table, confidence=confidence)
     measures = list(dict.fromkeys(measure for measure, _ in differences))
     styles = method_styles([baseline, *(method for _, method in differences)])
@@ -109,6 +112,13 @@ def paired_difference_figure(
     return figure
 
 
+def _nothing_to_compare(sentence: str) -> LabelledFigure:
+    with figure_style():
+        figure = new_figure(PAGE_WIDTH_INCHES, 0.4, description=sentence)
+        figure.text(0.01, 0.5, sentence, verticalalignment="center")
+    return figure
+
+
 def describe_paired_differences(
     table: pd.DataFrame,
     *,
@@ -129,28 +139,46 @@ def describe_paired_differences(
         decimals: Digits after the point.
 
     Returns:
-        One sentence a measure and method, as a Markdown list where there are several. An interval that holds 0 is
-        not told from chance, whatever the sign of the mean.
+        One line a measure and method, as a Markdown list. An interval that holds 0 is not told from chance, whatever
+        the sign of the mean; that a single seed has no interval is said once, before its lines.
     """
     if table.empty:
         return f"There is no other method, or nothing measured, to compare with {baseline}."
-    sentences = []
+    with_interval, single = [], []
     for (measure, method), difference in paired_differences(table, confidence=confidence).items():
         mean = signed(scale * difference.mean, decimals=decimals)
         if difference.interval is None:
-            sentences.append(
-                f"{measure}: {method} differs from {baseline} by {mean} {unit} in one seed; how much of it is chance "
-                "cannot be said."
-            )
+            single.append(f"- {measure}: {method} {mean} {unit}")
             continue
-        low, high = (scale * bound for bound in difference.interval)
-        if low > 0 or high < 0:
-            verdict = f"the interval lies {'above' if low > 0 else 'below'} zero"
-        else:
-            verdict = "the interval holds zero: not told from chance"
-        interval = f"{number(low, decimals=decimals)} to {number(high, decimals=decimals)}"
-        sentences.append(
-            f"{measure}: {method} differs from {baseline} by {mean} {unit} (mean of {difference.n} seeds, "
-            f"{confidence:.0%} interval {interval}); {verdict}."
+        low, high = (number(scale * bound, decimals=decimals) for bound in difference.interval)
+        with_interval.append(
+            f"- {measure}: {method} differs from {baseline} by {mean} {unit} (mean of {difference.n} seeds, "
+            f"{confidence:.0%} interval {low} to {high}); {interval_verdict(difference)}."
         )
-    return sentences[0] if len(sentences) == 1 else "\n".join(f"- {sentence}" for sentence in sentences)
+    parts = ["\n".join(with_interval)] if with_interval else []
+    if single:
+        parts.append(
+            f"With a single seed it cannot be said how much of a difference is chance. Differences to {baseline}:\n\n"
+            + "\n".join(single)
+        )
+    return "\n\n".join(parts)
+
+
+def interval_verdict(difference: PairedDifference) -> str:
+    """Say on which side of zero the interval of a difference lies.
+
+    Args:
+        difference: The difference.
+
+    Returns:
+        The words; empty for a single seed, which has no interval.
+
+    Example:
+        >>> interval_verdict(paired_difference([1.0, 2.0], [1.5, 2.5])), interval_verdict(paired_difference([1], [2]))
+        ('the interval lies above zero', '')
+    """
+    if difference.interval is None:
+        return ""
+    if difference.excludes_zero:
+        return f"the interval lies {'above' if difference.interval[0] > 0 else 'below'} zero"
+    return "the interval holds zero: not told from chance"
