@@ -13,6 +13,7 @@ from interproto_lib.config import TrainConfig
 from interproto_lib.views import (
     describe_available_cohorts,
     describe_in_short,
+    describe_methods,
     describe_similarities,
     measures_table,
     methods_table,
@@ -180,3 +181,16 @@ def test_sentence_on_pairs():
     assert "allow C20 (3 pairs of one person) and any (1,000 pairs of one person)." in text
     assert text.endswith("They do not allow C30.")
     assert "nothing can be verified" in describe_pair_kinds({"any": 0})
+
+
+def test_settings_that_differ_are_named():
+    classes = pd.DataFrame({"n_images": [3, 4], "is_child": [True, False]})
+
+    def run(**settings):
+        return SimpleNamespace(config=TrainConfig(**settings), classes=classes)
+
+    alone = describe_methods({"arcface": [run()]})
+    assert alone.startswith("1 training of 1 method, each on 7 images of 2 identities, 1 of them child identities.")
+    text = describe_methods({"arcface": [run(), run(seed=1)], "other": [run(margin=0.1)]})
+    assert text.startswith("3 trainings of 2 methods")
+    assert "The methods differ in `margin`; all other settings are equal." in text

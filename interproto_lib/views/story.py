@@ -66,7 +66,7 @@ def describe_methods(runs: Mapping[str, Sequence[RunFolder]]) -> str:
     ]
     differing = [name for name in settings[0] if any(s[name] != settings[0][name] for s in settings)]
     text = (
-        f"{len(every)} trainings of {len(runs)} methods, each on {classes['n_images'].sum():,} images of "
+        f"{len(every)} training{'s' if len(every) > 1 else ''} of {len(runs)} method{'s' if len(runs) > 1 else ''}, each on {classes['n_images'].sum():,} images of "
         f"{len(classes):,} identities, {classes['is_child'].sum():,} of them child identities."
     )
     if not differing:
