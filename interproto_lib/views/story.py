@@ -66,8 +66,9 @@ def describe_methods(runs: Mapping[str, Sequence[RunFolder]]) -> str:
     ]
     differing = [name for name in settings[0] if any(s[name] != settings[0][name] for s in settings)]
     text = (
-        f"{len(every)} training{'s' if len(every) > 1 else ''} of {len(runs)} method{'s' if len(runs) > 1 else ''}, each on {classes['n_images'].sum():,} images of "
-        f"{len(classes):,} identities, {classes['is_child'].sum():,} of them child identities."
+        f"{_counted(len(every), 'training')} of {_counted(len(runs), 'method')}, each on "
+        f"{classes['n_images'].sum():,} images of {len(classes):,} identities, {classes['is_child'].sum():,} of them "
+        "child identities."
     )
     if not differing:
         return f"{text} All settings but the seed are equal."
@@ -185,6 +186,10 @@ def _verification(against: _Against) -> str:
     if "any" in against.means:
         return f"{missing}; on any two images accuracy is {against.text('any', ' %')}."
     return f"{missing}."
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _margin_words(config: TrainConfig) -> str:
