@@ -7,7 +7,7 @@ from pathlib import Path
 import papermill
 import pytest
 
-from interproto_lib.config import EVALUATION_PRESETS, TRAINING_PRESETS, EvaluationConfig, TrainConfig
+from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.data.synthetic import SyntheticSettings
 from interproto_lib.presets import read_preset
 
@@ -49,20 +49,6 @@ def test_presets_draw_the_recipes_of_the_library(recipe):
         k: v for k, v in read_preset(recipe).sections["dataset"].items() if k in settings_of(SyntheticSettings())
     }
     assert SyntheticSettings(**section) == getattr(SyntheticSettings, recipe)()
-
-
-@pytest.mark.parametrize("name", ["paper", "official"])
-def test_published_presets_are_the_librarys(name):
-    preset = read_preset(name)
-    run = next(run for run, (method, _) in preset.runs.items() if method != "arcface")
-    method, seed = preset.runs[run]
-    given = preset.parameters("02_train", method=method, seed=seed)
-    fields = {f.name for f in dataclasses.fields(TrainConfig)}
-    config = TrainConfig.from_dict({k: v for k, v in given.items() if k in fields})
-    assert config == TrainConfig.preset(name, seed=seed)
-    for field in dataclasses.fields(EvaluationConfig):
-        assert given.get(field.name, field.default) == getattr(EVALUATION_PRESETS[name], field.name)
-    assert set(TRAINING_PRESETS[name]) <= fields
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

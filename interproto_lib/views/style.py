@@ -33,7 +33,7 @@ PAGE_WIDTH_INCHES = 7.2
 FIGURE_FORMATS = ("png", "svg", "pdf")
 """The formats that `save_figure` writes."""
 
-_SAVED_DPI = 300
+_SAVED_DPI = 200
 _SHOWN_DPI = 100
 
 _STYLE: Any = {
@@ -145,6 +145,7 @@ class LabelledFigure(Figure):
     ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         buffer = io.BytesIO()
         with mpl.rc_context(_SAVE_STYLE):
+            _space_once(self)
             self.savefig(buffer, format="png", dpi=2 * _SHOWN_DPI, metadata=_METADATA["png"])
         width, height = (round(side * _SHOWN_DPI) for side in self.get_size_inches())
         metadata = {"width": width, "height": height, "alt": self.description}
@@ -194,10 +195,18 @@ def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """
     paths = [Path(folder) / f"{name}.{suffix}" for suffix in FIGURE_FORMATS]
     with mpl.rc_context(_SAVE_STYLE):
+        _space_once(figure)
         for path, suffix in zip(paths, FIGURE_FORMATS, strict=True):
             with atomic_write(path) as temporary:
                 figure.savefig(temporary, format=suffix, dpi=_SAVED_DPI, metadata=_METADATA[suffix])
     return paths
+
+
+def _space_once(figure: Figure) -> None:
+    """Let the layout engine place the panels, then let it go: it would work as long again for each file format."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
 
 
 def similarity_colours() -> Colormap:
