@@ -57,7 +57,7 @@ def block_means(values: np.ndarray, block: int, *, without_diagonal: bool = Fals
 
 
 def similarity_figure(
-    panels: Sequence[SimilarityMatrix | np.ndarray],
+    panels: Sequence[SimilarityMatrix],
     titles: Sequence[str],
     *,
     n_columns: int = 2,
@@ -71,8 +71,7 @@ def similarity_figure(
     than `MAX_PIXELS` rows or columns each pixel is the mean of Eq. 2 over a block; there the diagonal is left out.
 
     Args:
-        panels: The matrices, row by row. A plain array is a square, symmetric matrix over all images of each identity
-            that already has Eq. 1 (or ones, for prototypes) on its diagonal.
+        panels: The matrices, row by row.
         titles: What each panel shows, usually the method; cohort and mean are added below it.
         n_columns: Panels in a row.
         limit: Colours run from -limit to limit. Chosen from all panels if None: 99.5% of what is drawn of Eq. 2 fits;
@@ -94,7 +93,7 @@ def similarity_figure(
     n_columns = min(n_columns, len(panels))
     n_rows = -(-len(panels) // n_columns)
     side = min(3.2, (PAGE_WIDTH_INCHES - 0.9) / n_columns)
-    shown = [f"{title}, {_cohort_words(panel)}" for title, panel in zip(titles, panels, strict=True)]
+    shown = [f"{title}, {cohort_words(panel.cohort)}" for title, panel in zip(titles, panels, strict=True)]
     description = f"Similarity maps, colours from {number(-chosen, decimals=2)} to {chosen:.2f}: {'; '.join(shown)}."
     with figure_style():
         figure = new_figure(
@@ -106,7 +105,7 @@ def similarity_figure(
             letter = f"({string.ascii_lowercase[index]}) " if 1 < len(panels) <= 26 else ""
             heading = textwrap.fill(letter + title, round(15 * side))
             mean = summarise_similarity(panel).mean
-            axes.set_title(f"{heading}\n{_cohort_words(panel)}, mean {number(mean)}", linespacing=1.3)
+            axes.set_title(f"{heading}\n{cohort_words(panel.cohort)}, mean {number(mean)}", linespacing=1.3)
         for axes in grid.flat[len(panels) :]:
             axes.set_axis_off()
         beyond = any(np.nanmax(np.abs(values), initial=0.0) > chosen for values, _, _ in drawn)
@@ -125,27 +124,24 @@ def similarity_figure(
     return figure
 
 
-def _drawn_values(panel: SimilarityMatrix | np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def _drawn_values(panel: SimilarityMatrix) -> tuple[np.ndarray, np.ndarray, int]:
     """Give the values to draw, those of Eq. 2 among them, and the block they are averaged over."""
-    values = panel if isinstance(panel, np.ndarray) else panel.values
-    block = -(-max(values.shape) // MAX_PIXELS)
-    same = isinstance(panel, np.ndarray) or np.array_equal(panel.row_identities, panel.column_identities)
-    pairs = block_means(values, block, without_diagonal=same)
-    if block > 1 or not same:
-        return pairs, pairs, block
-    return (values if isinstance(panel, np.ndarray) else panel.with_diagonal()), pairs, block
+    block = -(-max(panel.values.shape) // MAX_PIXELS)
+    same = np.array_equal(panel.row_identities, panel.column_identities)
+    pairs = block_means(panel.values, block, without_diagonal=same)
+    return (pairs if block > 1 or not same else panel.with_diagonal()), pairs, block
 
 
 def _draw_map(
     axes: Axes,
-    panel: SimilarityMatrix | np.ndarray,
+    panel: SimilarityMatrix,
     drawn: tuple[np.ndarray, np.ndarray, int],
     *,
     limit: float,
     n_child_first: int,
 ) -> Any:
     values, _, block = drawn
-    n_rows, n_columns = panel.shape if isinstance(panel, np.ndarray) else panel.values.shape
+    n_rows, n_columns = panel.values.shape
     image = axes.imshow(
         np.ma.masked_invalid(values),
         cmap=similarity_colours(),
@@ -160,18 +156,14 @@ def _draw_map(
     axes.set_xticks(_index_ticks(n_columns))
     axes.set_yticks(_index_ticks(n_rows))
     axes.tick_params(length=2.5)
-    row_images, column_images = ("all", "all") if isinstance(panel, np.ndarray) else COHORTS[panel.cohort]
-    pixel = f"\n(a pixel is the mean of {block} × {block} pairs)" if block > 1 else ""
+    row_images, column_images = COHORTS[panel.cohort]
+    pixel = f"\n(pixel: mean of {block} × {block} pairs)" if block > 1 else ""
     axes.set_xlabel(f"Identity j, {column_images} images{pixel}")
     axes.set_ylabel(f"Identity i, {row_images} images")
     if 0 < n_child_first < min(n_rows, n_columns):
         for draw in (axes.axhline, axes.axvline):
             draw(n_child_first, color="#1A1A1A", linewidth=0.7, linestyle=(0, (3, 2)))
     return image
-
-
-def _cohort_words(panel: SimilarityMatrix | np.ndarray) -> str:
-    return cohort_words("all" if isinstance(panel, np.ndarray) else panel.cohort)
 
 
 def _index_ticks(n: int) -> list[int]:
