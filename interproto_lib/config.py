@@ -23,6 +23,15 @@ Schedule = Literal["milestones", "cosine"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Settings = typing.TypeVar("Settings", bound="DataclassInstance")
 
+UNDECISIVE_SETTINGS: frozenset[str] = frozenset(
+    {"device", "threads", "log_every_steps", "checkpoint_every_steps", "wandb"}
+)
+"""Training settings that do not decide what a training computes, only where it runs and what it records on the way.
+
+A run may go on, or be given back, with other values of these; every other setting must be as it was. Device and threads
+change the order of additions, hence the last bits of a result, never its meaning. `keep_every_epoch` is not among them:
+it decides which files a run has."""
+
 
 def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **named: Any) -> Settings:
     """Make settings from the variables of a notebook, where every setting is a parameter.
