@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 import yaml
 
-from interproto_lib.errors import ConfigError, InterprotoError, WriteError
+from interproto_lib.errors import ConfigError, NotebookError, WriteError
+from interproto_lib.files import file_lock
 from interproto_lib.presets import (
     NOTEBOOK_SECTIONS,
     PRESETS_DIR,
@@ -38,10 +39,6 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "tuple": (list, tuple),
     "dict": (dict,),
 }
-
-
-class NotebookError(InterprotoError):
-    """A notebook failed; the message names the cell, the error and the executed copy."""
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, dict[str, str]]:
@@ -242,7 +239,8 @@ def reproduce(
     Raises:
         ConfigError: The preset or a parameter in it is wrong; nothing has run.
         WriteError: The experiment's folder cannot be written.
-        NotebookError: A notebook failed, or the experiment is being run by another call.
+        RunError: The experiment is being run by another call.
+        NotebookError: A notebook failed.
         KeyboardInterrupt: Ctrl-C; the notebooks that were running have ended.
     """
     from interproto_lib.runs import experiment_folder
@@ -258,7 +256,8 @@ def reproduce(
         *(["--dry-run", "--quiet", "host", "reason"] if dry_run else ["--quiet", "all"]),
         *snakemake_arguments,
     ]
-    with _experiment_lock(folder):
+    busy = f"Experiment {folder.name!r} is being run by another call. Wait for it, or stop it first."
+    with file_lock(folder / ".lock", busy=busy):
         _check_graph(chosen, Path(notebooks_dir), runs_dir)
         from snakemake.cli import main as snakemake
 
@@ -288,25 +287,6 @@ def _check_graph(preset: Preset, notebooks_dir: Path, runs_dir: str | Path) -> N
             runs = [{"method": method, "seed": preset.seeds[0]} for method in preset.methods]
         for run in runs:
             check_parameters(notebooks_dir / f"{name}.ipynb", preset.parameters(name, runs_dir=runs_dir, **run))
-
-
-@contextmanager
-def _experiment_lock(folder: Path) -> Iterator[None]:
-    import fcntl
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("w")
-    except OSError as error:
-        raise WriteError(f"Cannot write in {folder}: {error.strerror}.") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise NotebookError(
-                f"Experiment {folder.name!r} is being run by another call. Wait for it, or stop it first."
-            ) from error
-        yield
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import platform
 from importlib import metadata
 
-from interproto_lib.errors import InterprotoError
+from interproto_lib.errors import BrokenEnvironmentError
 
 _REPORTED = (
     "interproto-lib",
@@ -22,10 +22,6 @@ _REPORTED = (
     "papermill",
     "snakemake",
 )
-
-
-class BrokenEnvironmentError(InterprotoError):
-    """The installed packages cannot work together."""
 
 
 def check_torch_pair() -> None:

@@ -40,3 +40,11 @@ class TrainingDivergedError(InterprotoError, ArithmeticError):
 
 class WriteError(InterprotoError):
     """A file could not be written (no permission, full disk); nothing that was there before is lost."""
+
+
+class NotebookError(InterprotoError):
+    """A notebook failed; the message names the cell, the error and the executed copy."""
+
+
+class BrokenEnvironmentError(InterprotoError):
+    """The installed packages cannot work together."""

@@ -25,6 +25,9 @@ from interproto_lib.files import atomic_write, write_json
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The checkout that the package is run from; relative `runs_dir` settings are relative to it."""
 
+RESERVED_FOLDERS: frozenset[str] = frozenset({"dataset", "notebooks", "figures", "tables", "results", "html"})
+"""Folders of an experiment that hold something else than a run."""
+
 _STAMPED_PACKAGES = (
     "interproto-lib",
     "torch",
@@ -66,13 +69,45 @@ def experiment_folder(experiment: str, runs_dir: str | Path = "runs") -> Path:
     return resolve_runs_dir(runs_dir) / _checked_name(experiment, "experiment")
 
 
+def run_folder(folder: str | Path, run: str, *, seed: int) -> Path:
+    """Give the folder of one run, and refuse a name that would mislead or take another folder's place.
+
+    Args:
+        folder: The experiment's folder, see `experiment_folder`.
+        run: Name of the run: letters, digits, `.`, `_` and `-`; what stands before `-s<seed>` is its method.
+        seed: Seed of the training.
+
+    Returns:
+        The path. It need not exist.
+
+    Raises:
+        ConfigError: The name cannot be a folder name, is that of a folder with other content, or ends in another seed.
+
+    Example:
+        >>> run_folder("runs/demo", "arcface-s1", seed=1).as_posix()
+        'runs/demo/arcface-s1'
+    """
+    _checked_name(run, "run")
+    if run.lower() in RESERVED_FOLDERS:
+        raise ConfigError(
+            f"run={run!r}: an experiment keeps its {run.lower()} under that name. "
+            f"Choose a name such as 'arcface-s{seed}'."
+        )
+    method, mark, number = run.rpartition("-s")
+    if mark and number.isdecimal() and number != str(seed):
+        raise ConfigError(
+            f"run={run!r} says seed {number}, but seed={seed}. Set seed={int(number)}, or run='{method}-s{seed}'."
+        )
+    return Path(folder) / run
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """One training on disk. Attributes are read when they are asked for; nothing is kept in memory.
 
     Files: `config.json` (settings, dataset), `classes.csv` (one row a prototype), `environment.json`, `metrics.jsonl`
-    (one row a log step), `tensorboard/`, `checkpoint.pt` (to resume), and, once finished, `prototypes.safetensors`,
-    `backbone.safetensors`, `summary.json`.
+    (one row a log step), `tensorboard/`, `checkpoint.pt` (to resume), `epochs/` (backbones, where kept), `wandb.json`
+    (where used) and, once finished, `prototypes.safetensors`, `backbone.safetensors`, `summary.json`.
 
     Attributes:
         path: The folder.
@@ -102,7 +137,7 @@ class RunFolder:
 
     @property
     def dataset_info(self) -> dict[str, Any]:
-        """Name, folder and hashes of the dataset the run was trained on."""
+        """The dataset the run was trained on: name, sizes, settings, SHA-256 of manifest, classes and images."""
         return dict(self._json("config.json")["dataset"])
 
     @property

@@ -10,15 +10,16 @@ START = "from pathlib import Path\nfolder = Path(runs_dir) / experiment\nfolder.
 LOG = 'with (folder / "log.txt").open("a") as log:\n    log.write({text} + "\\n")\n'
 TRAIN = """
 import time
+from interproto_lib.files import file_lock
 run_folder = folder / run
-run_folder.mkdir(exist_ok=True)
 place = run_folder / "epoch.txt"
 seconds = folder / "seconds"
-first = int(place.read_text()) if place.exists() else 0
-for epoch in range(first, epochs):
-    print(f"epoch {epoch + 1}/{epochs}", flush=True)
-    time.sleep(float(seconds.read_text()) if seconds.exists() else 0)
-    place.write_text(str(epoch + 1))
+with file_lock(run_folder / ".lock", busy="busy", wait_seconds=30):
+    first = int(place.read_text()) if place.exists() else 0
+    for epoch in range(first, epochs):
+        print(f"epoch {epoch + 1}/{epochs}", flush=True)
+        time.sleep(float(seconds.read_text()) if seconds.exists() else 0)
+        place.write_text(str(epoch + 1))
 """
 
 PRESET = """

@@ -20,7 +20,6 @@ from fake_graph import PRESET, write_fake_notebooks
 
 from interproto_lib.batch import (
     NOTEBOOKS_DIR,
-    NotebookError,
     check_parameters,
     notebook_parameters,
     parse_parameter,
@@ -28,7 +27,7 @@ from interproto_lib.batch import (
     run_notebook,
 )
 from interproto_lib.config import EVALUATION_PRESETS, PAPER_SEEDS, TRAINING_PRESETS, EvaluationConfig
-from interproto_lib.errors import ConfigError, WriteError
+from interproto_lib.errors import ConfigError, NotebookError, RunError, WriteError
 from interproto_lib.presets import NOTEBOOK_SECTIONS, list_presets, read_preset
 
 REPO = Path(__file__).resolve().parents[1]
@@ -373,18 +372,6 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     graph = Graph(tmp_path, write_notebook)
     at_top = set(REPO.iterdir())
 
-    # Killed while it trains: nothing of it goes on running, and the trainings' places are kept.
-    (graph.experiment / "seconds").write_text("3")
-    process = graph.start()
-    wait_until(lambda: list(graph.experiment.glob("*/epoch.txt")), "the first epoch")
-    assert running_under(tmp_path)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    wait_until(lambda: not running_under(tmp_path), "the notebooks' processes to end", seconds=30)
-    assert graph.log() == ["01_datasets_and_ages"]
-    assert not list(graph.experiment.glob("notebooks/02_train.*-s0.ipynb"))
-    (graph.experiment / "seconds").unlink()
-
     # A failing cell stops it, with a message and no stack trace.
     (graph.experiment / "fail").touch()
     code, out, err = graph.call()
@@ -397,9 +384,21 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     assert all(name in err for name in failed)
     (graph.experiment / "fail").unlink()
 
-    # It goes on: the dataset is not made again, a training starts where it was.
+    # Killed while it trains.
+    (graph.experiment / "seconds").write_text("2")
+    process = graph.start()
+    wait_until(lambda: list(graph.experiment.glob("*/epoch.txt")), "the first epoch")
+    assert running_under(tmp_path)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert graph.log() == ["01_datasets_and_ages"]
+    assert not list(graph.experiment.glob("notebooks/02_train.*-s0.ipynb"))
+
+    # Started again at once, it goes on: the dataset is not made again, a training starts where it was, after what the
+    # kill left behind has ended.
     code, out, err = graph.call()
     assert (code, err) == (0, "")
+    wait_until(lambda: not running_under(tmp_path), "the notebooks' processes to end", seconds=30)
     assert graph.log()[0] == "01_datasets_and_ages"
     starts = dict(line.removeprefix("02_train ").split(" from ") for line in graph.log()[1:3])
     assert set(starts) == {"arcface-s0", "interproto-s0"}
@@ -473,7 +472,7 @@ def test_two_calls_for_one_experiment_exclude_each_other(tmp_path):
     folder.mkdir(parents=True)
     with (folder / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(NotebookError, match="'fake' is being run by another call"):
+        with pytest.raises(RunError, match="'fake' is being run by another call"):
             reproduce(preset, runs_dir=tmp_path / "runs")
 
 

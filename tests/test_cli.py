@@ -15,7 +15,8 @@ import yaml
 
 import interproto_lib
 from interproto_lib import cli
-from interproto_lib.doctor import BrokenEnvironmentError, check_torch_pair
+from interproto_lib.doctor import check_torch_pair
+from interproto_lib.errors import BrokenEnvironmentError
 from interproto_lib.presets import read_preset
 
 REPO = Path(__file__).resolve().parents[1]

@@ -4,12 +4,14 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from interproto_lib.errors import RunError, WriteError
-from interproto_lib.files import atomic_write, file_lock, write_json
+from interproto_lib.files import atomic_write, file_lock, write_arrays, write_json
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -104,6 +106,69 @@ def test_json_refuses_numbers_that_are_none(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_arrays_on_a_full_disk_are_a_write_error(small_disk):
+    write_arrays(small_disk / "a.safetensors", {"a": np.arange(4)})
+    old = (small_disk / "a.safetensors").read_bytes()
+    with pytest.raises(WriteError, match=r"No space left on device .*Free some space"):
+        write_arrays(small_disk / "a.safetensors", {"a": np.zeros(2**18)})
+    assert (small_disk / "a.safetensors").read_bytes() == old
+
+
+def test_arrays_come_back_whatever_their_memory_order(tmp_path):
+    from safetensors.numpy import load_file
+
+    matrix = np.arange(6.0).reshape(2, 3)
+    write_arrays(tmp_path / "a.safetensors", {"turned": matrix.T, "every_second": matrix[:, ::2]})
+    back = load_file(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(back["turned"], matrix.T)
+    np.testing.assert_array_equal(back["every_second"], matrix[:, ::2])
+
+
+KILLED_WRITER = """
+import os, signal, sys
+from interproto_lib.files import atomic_write
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_text("half")
+    print("written", flush=True)
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_spares_a_living_one(tmp_path):
+    path = tmp_path / "images.npy"
+    neighbours = [".images-2.npy", ".images-abcdefgh.csv", ".other-abcdefgh.npy", "images-abcdefgh.npy"]
+    for name in neighbours:
+        (tmp_path / name).touch()
+
+    def left() -> list[str]:
+        return sorted({entry.name for entry in tmp_path.iterdir()} - {*neighbours, path.name})
+
+    def writer(fate: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", KILLED_WRITER, str(path), fate]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, cwd=REPO, stdin=pipe, stdout=pipe, text=True)
+        assert process.stdout.readline() == "written\n"
+        return process
+
+    killed = writer("killed")
+    killed.communicate()
+    assert len(left()) == 1
+    living = writer("alive")
+    of_the_living = left()
+    assert len(of_the_living) == 1, "the second writer removed what the first had left"
+    with atomic_write(path) as temporary:
+        temporary.write_text("mine")
+    assert path.read_text() == "mine"
+    assert left() == of_the_living
+    living.communicate()
+    assert living.returncode == 0
+    assert path.read_text() == "half"
+    assert left() == []
+    assert all((tmp_path / name).exists() for name in neighbours)
+
+
 def test_a_lock_keeps_a_second_process_out_and_vanishes_with_the_first(tmp_path):
     code = (
         "import sys, time; from interproto_lib.files import file_lock\n"
@@ -119,3 +184,22 @@ def test_a_lock_keeps_a_second_process_out_and_vanishes_with_the_first(tmp_path)
     holder.stdout.close()
     with file_lock(path, busy="somebody is there"):
         pass
+
+
+def test_a_lock_that_is_let_go_is_waited_for_and_one_line_says_so(tmp_path):
+    path, said = tmp_path / ".lock", []
+    first = contextlib.ExitStack()
+    first.enter_context(file_lock(path, busy="x"))
+    letting_go = threading.Timer(0.7, first.close)
+    letting_go.start()
+    with file_lock(path, busy="still there", wait_seconds=30, say=said.append):
+        letting_go.join()
+        assert said == [f"{tmp_path} is in use by another process; waiting up to 30 s for it to end."]
+        with (
+            pytest.raises(RunError, match="still there"),
+            file_lock(path, busy="still there", wait_seconds=0.3, say=said.append),
+        ):
+            pass
+    assert len(said) == 2
+    with file_lock(path, busy="x", wait_seconds=30, say=said.append):
+        assert len(said) == 2, "a free lock needs no word"

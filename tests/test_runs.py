@@ -14,6 +14,7 @@ from interproto_lib.runs import (
     experiment_folder,
     read_results,
     resolve_runs_dir,
+    run_folder,
     table_hash,
     write_results,
 )
@@ -74,3 +75,28 @@ def test_a_damaged_run_folder_is_named(tmp_path):
 def test_method_and_seed_are_read_from_the_name(tmp_path):
     assert RunFolder(tmp_path / "interproto-sum-s12").method == "interproto-sum"
     assert RunFolder(tmp_path / "mine").method == "mine"
+
+
+@pytest.mark.parametrize(
+    ("run", "seed", "said"),
+    [
+        ("../x", 0, "use letters"),
+        ("a/b", 0, "use letters"),
+        ("", 0, "use letters"),
+        ("dataset", 0, r"keeps its dataset under that name.*'arcface-s0'"),
+        ("Notebooks", 3, r"keeps its notebooks.*'arcface-s3'"),
+        ("cosface-s1", 0, r"says seed 1, but seed=0\. Set seed=1, or run='cosface-s0'"),
+        ("cosface-s01", 1, "says seed 01, but seed=1"),
+        ("a-s0-s12", 2, "says seed 12"),
+    ],
+)
+def test_a_run_name_that_misleads_is_refused(run, seed, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        run_folder(tmp_path, run, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("run", "seed"), [("cosface-s1", 1), ("mine", 7), ("mine-s", 7), ("datasets", 0), ("a-sum", 2)]
+)
+def test_a_run_lies_in_its_experiment(run, seed, tmp_path):
+    assert run_folder(tmp_path, run, seed=seed) == tmp_path / run
