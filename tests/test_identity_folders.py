@@ -58,7 +58,13 @@ def test_a_folder_is_read_whole(tmp_path: Path):
     for row, path in enumerate(dataset.manifest["path"]):
         with Image.open(root / path) as image:
             np.testing.assert_array_equal(dataset.images[row], np.asarray(image))
-    assert dataset.settings["ages"] == {"table": None, "n_labelled": 0, "n_unlabelled": 11}
+    assert dataset.settings["ages"] == {
+        "table": None,
+        "n_labelled": 0,
+        "n_unlabelled": 11,
+        "n_rows": 0,
+        "n_rows_unmatched": 0,
+    }
     assert dataset.settings["original_sizes"] == {"16x16": 11}
 
 
@@ -156,6 +162,17 @@ def test_a_name_that_is_not_utf8_is_an_error(tmp_path: Path):
         pytest.skip("this file system takes UTF-8 names only")
     with pytest.raises(DatasetError, match=r"is not UTF-8: b'Jos\\xe9.png'"):
         read(root)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x85b"])
+def test_a_name_with_a_control_character_is_an_error(tmp_path: Path, name: str):
+    for place in (make_folder(tmp_path / "people") / name, make_folder(tmp_path / "images") / "a" / f"{name}.png"):
+        try:
+            place.mkdir()
+        except OSError:
+            pytest.skip("this file system refuses such names")
+        with pytest.raises(DatasetError, match=r"contains a control character\. Rename it"):
+            read(tmp_path / place.relative_to(tmp_path).parts[0])
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path):
@@ -285,7 +302,13 @@ def test_ages_are_matched_by_path(tmp_path: Path):
         dataset = read(root, ages=file)
         known = dataset.manifest.dropna(subset="age_years")
         assert dict(zip(known["path"], known["age_years"], strict=True)) == {"a/0.png": 41.0, "c/1.png": 7.5}
-        assert dataset.settings["ages"] == {"table": str(file), "n_labelled": 2, "n_unlabelled": 13}
+        assert dataset.settings["ages"] == {
+            "table": str(file),
+            "n_labelled": 2,
+            "n_unlabelled": 13,
+            "n_rows": 3,
+            "n_rows_unmatched": 0,
+        }
 
 
 def test_ages_match_however_letters_are_composed(tmp_path: Path):
@@ -403,6 +426,7 @@ def test_a_person_without_images_is_named(tmp_path: Path):
         {"heldout_share": float("nan")},
         {"min_images_per_identity": 0},
         {"on_unreadable": "skip"},
+        {"unmatched_ages": "skip"},
     ],
 )
 def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, Any]):

@@ -108,6 +108,9 @@ def test_an_empty_table_is_refused():
         ("path", "a\\1.png", "is a Windows path"),
         ("path", "C:/a/1.png", "is a Windows path"),
         ("path", "a/1\n.png", "control character"),
+        ("identity", "a\nb", "'a\\nb' contains a control character, such as a tab"),
+        ("source", "web\x1b[31m", "control character"),
+        ("identity", "a\u2028b", "control character"),
         ("path", "p0/0.png", "row 3, column path: 'p0/0.png' is already in row 1"),
     ],
 )

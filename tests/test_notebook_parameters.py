@@ -8,6 +8,7 @@ import papermill
 import pytest
 
 from interproto_lib.config import EvaluationConfig, TrainConfig
+from interproto_lib.data import DATASETS, IdentityFolderSettings
 from interproto_lib.data.synthetic import SyntheticSettings
 from interproto_lib.presets import read_preset
 
@@ -41,6 +42,14 @@ def test_dataset_parameters_are_the_settings_of_the_built_in_faces():
     wanted = settings_of(SyntheticSettings())
     wanted["data_seed"] = wanted.pop("seed")
     assert {name: default(found[name]) for name in wanted} == wanted
+
+
+def test_dataset_parameters_are_the_settings_of_photographs():
+    found = parameters("01_datasets_and_ages")
+    wanted = settings_of(IdentityFolderSettings(root="-", image_size=56))
+    wanted |= {"data_seed": wanted.pop("seed"), "root": ""}
+    assert {name: default(found[name]) for name in wanted} == wanted
+    assert all(name in found["dataset"]["help"] for name in DATASETS)
 
 
 @pytest.mark.parametrize("recipe", ["tiny", "demo"])

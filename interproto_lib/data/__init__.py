@@ -1,6 +1,8 @@
 """Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
 
+from interproto_lib.data.contents import source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
+from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.manifests import (
     AGE_GROUPS,
@@ -15,7 +17,14 @@ from interproto_lib.data.manifests import (
     validate_manifest,
     write_manifest,
 )
-from interproto_lib.data.preparation import prepare_dataset
+from interproto_lib.data.preparation import (
+    DATASETS,
+    IdentityFolderSettings,
+    dataset_settings,
+    prepare_dataset,
+    prepare_identity_folder,
+    prepare_synthetic,
+)
 from interproto_lib.data.protocols import (
     ADULT_FROM_YEARS,
     PAIR_KINDS,
@@ -28,23 +37,30 @@ __all__ = [
     "ADULT_FROM_YEARS",
     "AGE_GROUPS",
     "CHILD_BELOW_YEARS",
+    "DATASETS",
     "MANIFEST_COLUMNS",
     "PAIR_KINDS",
     "SPLITS",
     "DatasetCard",
     "FaceDataset",
+    "IdentityFolderSettings",
     "ManifestSummary",
     "age_group",
     "available_pair_kinds",
     "class_table",
+    "dataset_settings",
     "list_cards",
     "load_dataset",
     "prepare_dataset",
+    "prepare_identity_folder",
+    "prepare_synthetic",
+    "read_age_labels",
     "read_card",
     "read_identity_folder",
     "read_manifest",
     "require_dataset",
     "save_dataset",
+    "source_contents",
     "summarise_manifest",
     "training_labels",
     "validate_manifest",

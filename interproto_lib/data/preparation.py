@@ -3,46 +3,189 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from interproto_lib.config import from_namespace
+from interproto_lib.data.contents import describe_change, project_path, source_contents
 from interproto_lib.data.datasets import INDEX_FILE, FaceDataset, load_dataset, save_dataset
-from interproto_lib.errors import DatasetError
+from interproto_lib.data.formats.age_labels import UnmatchedAges
+from interproto_lib.data.formats.identity_folders import read_identity_folder
+from interproto_lib.data.formats.image_files import Fit
+from interproto_lib.data.registry import require_dataset
+from interproto_lib.data.synthetic import SyntheticSettings, make_synthetic_dataset
+from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
+
+Progress = Callable[[int, int], None]
+
+_CONTENTS = "contents"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdentityFolderSettings:
+    """What a dataset of photographs is made from and how (see `read_identity_folder` for each in full).
+
+    Attributes:
+        root: The folder with one folder for each identity; `~` is expanded, a relative path starts at the project's
+            root.
+        image_size: Height and width of the images, in pixels.
+        ages: The table of ages, likewise; empty for none.
+        card: The card in `data_manifests/` that tells how to obtain the folder when it is missing; empty for none.
+        fit: What to do with images of another size: `error`, `pad`, `crop` or `stretch`.
+        heldout_share: Share of the identities to hold out.
+        min_images_per_identity: An identity with fewer images is an error.
+        on_unreadable: What to do with images that cannot be read: `error` or `drop`.
+        unmatched_ages: What to do with rows of the age table that match no image: `error` or `drop`.
+        seed: Chooses which identities are held out.
+
+    Raises:
+        ConfigError: `root` is empty. The others are checked where the folder is read.
+    """
+
+    root: str
+    image_size: int
+    ages: str = ""
+    card: str = ""
+    fit: Fit = "error"
+    heldout_share: float = 0.25
+    min_images_per_identity: int = 2
+    on_unreadable: Literal["error", "drop"] = "error"
+    unmatched_ages: UnmatchedAges = "error"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.root.strip():
+            raise ConfigError(
+                "root is empty: set it to the folder of your photographs, which holds one folder for each identity "
+                "(in a preset, the line `root:` of the section `dataset`)."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the settings as JSON can hold them; `IdentityFolderSettings(**...)` takes them back."""
+        return asdict(self)
+
+
+DATASETS: dict[str, type[SyntheticSettings] | type[IdentityFolderSettings]] = {
+    "synthetic": SyntheticSettings,
+    "identity_folder": IdentityFolderSettings,
+}
+"""Kinds of datasets, each with its settings: the built-in faces, and a folder of photographs."""
+
+
+def dataset_settings(
+    dataset: str, namespace: Mapping[str, Any], *, seed: int
+) -> SyntheticSettings | IdentityFolderSettings:
+    """Make the settings of a dataset from the variables of a notebook, where every setting is a parameter.
+
+    Args:
+        dataset: A name of `DATASETS`.
+        namespace: Usually `globals()`; names that are no settings of this kind of dataset are left alone.
+        seed: The seed of the data.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ConfigError: The kind is unknown, a setting has no variable, or a value is wrong.
+    """
+    if dataset not in DATASETS:
+        raise ConfigError(f"dataset={dataset!r}: must be {' or '.join(map(repr, DATASETS))}.")
+    return from_namespace(DATASETS[dataset], namespace, seed=seed)
 
 
 def prepare_dataset(
-    folder: str | Path, *, requested: Mapping[str, Any], make: Callable[[], FaceDataset]
+    folder: str | Path,
+    settings: SyntheticSettings | IdentityFolderSettings,
+    *,
+    n_processes: int = 1,
+    progress: Progress | None = None,
 ) -> FaceDataset:
-    """Load the dataset of a folder if it was made as requested, or make and save it.
+    """Load the dataset of a folder if it was made with these settings, or make and save it.
 
     Args:
         folder: The dataset folder, as in `runs/<experiment>/dataset`.
-        requested: The settings that decide what the dataset holds; anything JSON can hold. They are kept in the
-            dataset's settings under `requested`, and compared when it is there already.
-        make: Makes the dataset; called only when the folder holds none.
+        settings: What to make; their type says whether faces are drawn or photographs read.
+        n_processes: How many processes draw, >= 1; photographs are read by one.
+        progress: Called with the number of images done and the number of all.
 
     Returns:
-        The dataset as loaded from the folder, images memory-mapped.
+        The dataset as loaded from the folder, images memory-mapped; its settings hold what was asked for under
+        `requested`.
 
     Raises:
-        DatasetError: The folder holds a dataset that was requested otherwise; it is left as it is.
+        ConfigError: A setting is wrong.
+        DatasetNotFoundError: The photographs are not there.
+        DatasetError: The folder holds a dataset that was made otherwise, which is left as it is, or the photographs
+            cannot be read.
+        ManifestError: The age table is malformed or does not belong to the photographs.
         WriteError: The folder cannot be written.
     """
+    if isinstance(settings, SyntheticSettings):
+        return prepare_synthetic(folder, settings, n_processes=n_processes, progress=progress)
+    return prepare_identity_folder(folder, settings, progress=progress)
+
+
+def prepare_synthetic(
+    folder: str | Path, settings: SyntheticSettings, *, n_processes: int = 1, progress: Progress | None = None
+) -> FaceDataset:
+    """Load the built-in faces of a folder, or draw and save them; see `prepare_dataset`."""
+    return _prepare_once(
+        folder,
+        requested={"dataset": "synthetic", **settings.to_dict()},
+        make=lambda: make_synthetic_dataset(settings, n_processes=n_processes, progress=progress),
+    )
+
+
+def prepare_identity_folder(
+    folder: str | Path, settings: IdentityFolderSettings, *, progress: Progress | None = None
+) -> FaceDataset:
+    """Load the photographs of a dataset folder, or read and save them; see `prepare_dataset`.
+
+    With the settings, what lies in the folder of photographs is compared (`source_contents`): photographs that were
+    added, removed or changed and an edited age table are noticed, and refused.
+    """
+    root = project_path(settings.root)
+    ages = project_path(settings.ages) if settings.ages else None
+    if settings.card:
+        require_dataset(settings.card, root, files=[] if ages is None else [ages])
+    if not root.is_dir():
+        raise DatasetNotFoundError(
+            f"There is no folder {root} (root={settings.root!r}). It should hold one folder for each identity, with "
+            "that person's images in it."
+        )
+    asked = settings.to_dict()
+    del asked["card"]  # says how to get the photographs, not what is made of them
+    options = {name: value for name, value in asked.items() if name not in ("root", "ages")}
+    return _prepare_once(
+        folder,
+        requested={"dataset": "identity_folder", **asked, _CONTENTS: source_contents(root, ages or "")},
+        make=lambda: read_identity_folder(root, ages=ages, progress=progress, **options),
+    )
+
+
+def _prepare_once(folder: str | Path, *, requested: Mapping[str, Any], make: Callable[[], FaceDataset]) -> FaceDataset:
     target = Path(folder)
     if not (target / INDEX_FILE).is_file():
         made = make()
         return save_dataset(replace(made, settings={**made.settings, "requested": dict(requested)}), target)
     dataset = load_dataset(target)
     found = dataset.settings.get("requested", {})
-    other = [
-        f"{name} was {found.get(name)!r}, now {requested.get(name)!r}"
-        for name in {**found, **requested}
-        if found.get(name) != requested.get(name)
-    ]
-    if other:
+    other = [name for name in {**found, **requested} if found.get(name) != requested.get(name)]
+    named = [f"{name} was {found.get(name)!r}, now {requested.get(name)!r}" for name in other if name != _CONTENTS]
+    if named:
         raise DatasetError(
-            f"{target} holds a dataset made with other settings ({'; '.join(other)}). "
+            f"{target} holds a dataset made with other settings ({'; '.join(named)}). "
             "Choose another experiment name, set these parameters as they were, or remove the folder."
         )
+    if other:
+        raise DatasetError(_changed(target, requested, found.get(_CONTENTS)))
     return dataset
+
+
+def _changed(target: Path, requested: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+    change = "what it held was not recorded" if before is None else describe_change(before, requested[_CONTENTS])
+    return (
+        f"{requested['root']} is not as it was when {target} was made from it: {change}. Choose another experiment "
+        f"name to work with it as it is now, or remove {target} and the runs trained on it to make them anew."
+    )

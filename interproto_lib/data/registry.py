@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -117,29 +117,38 @@ def list_cards(*, folder: str | Path | None = None) -> tuple[DatasetCard, ...]:
     return tuple(_parse_card(file) for file in files)
 
 
-def require_dataset(name: str, folder: str | Path, *, cards: str | Path | None = None) -> Path:
+def require_dataset(
+    name: str, folder: str | Path, *, files: Sequence[str | Path] = (), cards: str | Path | None = None
+) -> Path:
     """Return the folder of a dataset, or say how to obtain the dataset when it is not there.
 
     Args:
         name: The dataset, as its card is called.
         folder: Where it should lie.
+        files: Files that belong to it and lie elsewhere, such as a table of ages.
         cards: Where the cards are (see `read_card`).
 
     Returns:
         The folder.
 
     Raises:
-        DatasetNotFoundError: The folder is missing or empty, or the name is unknown; the message holds what was looked
-            for, the expected layout and the numbered steps.
+        DatasetNotFoundError: The folder is missing or empty, a file is missing, or the name is unknown; the message
+            holds what was looked for, the expected layout and the numbered steps.
         ManifestError: The card is malformed.
     """
     card = read_card(name, folder=cards)
     place = Path(folder)
-    if place.is_dir() and any(place.iterdir()):
+    missing = None
+    if not place.is_dir() or not any(place.iterdir()):
+        found = "is not a folder" if place.is_file() else "is empty" if place.is_dir() else "does not exist"
+        missing = f"was looked for in {place}, which {found}"
+    else:
+        absent = next((file for file in map(Path, files) if not file.is_file()), None)
+        missing = None if absent is None else f"was found in {place}, but its file {absent} does not exist"
+    if missing is None:
         return place
-    found = "is not a folder" if place.is_file() else "is empty" if place.is_dir() else "does not exist"
     raise DatasetNotFoundError(
-        f"{card.title} ({name}) was looked for in {place}, which {found}. To obtain it:\n{card.steps()}\n"
+        f"{card.title} ({name}) {missing}. To obtain it:\n{card.steps()}\n"
         f"Terms: {card.terms}\nExpected layout:\n{textwrap.indent(card.layout.rstrip(), '  ')}"
     )
 

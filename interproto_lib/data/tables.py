@@ -19,9 +19,11 @@ from interproto_lib.errors import ManifestError
 MAX_AGE_YEARS = 130.0
 """An age above this is taken for an error of the table."""
 
+CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+"""A pattern that finds what breaks lines, tables and terminals; no name or text may hold it."""
+
 _UNLABELLED_TEXT = ("", "nan")
 _CSV_CHUNK_ROWS = 100_000
-_CONTROL = r"[\x00-\x1f\x7f]"
 _NOT_PLAIN = r"(?:^|/)\.{0,2}(?:/|$)"  # a leading, trailing or double slash, or a part that is "." or ".."
 _NUMBER = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
 
@@ -104,11 +106,6 @@ class SourceTable:
         self.check_text(column)
         paths = self.frame[column]
         self.refuse(
-            paths.str.contains(_CONTROL).to_numpy(dtype=bool),
-            column,
-            lambda value: f"{value!r} contains a control character. Rename the file.",
-        )
-        self.refuse(
             paths.str.contains(r"\\|^[A-Za-z]:/").to_numpy(dtype=bool),
             column,
             lambda value: f"{value!r} is a Windows path. Write it relative to the image root, with forward slashes.",
@@ -126,7 +123,7 @@ class SourceTable:
             )
 
     def check_text(self, column: str) -> None:
-        """Raise a ManifestError unless every cell of a column is text and not empty."""
+        """Raise a ManifestError unless every cell of a column is text, not empty, and without control characters."""
         values = self.frame[column]
         self.refuse(
             values.isna().to_numpy(dtype=bool),
@@ -146,6 +143,14 @@ class SourceTable:
             (values.str.strip() == "").to_numpy(dtype=bool),
             column,
             lambda value: f"the cell is empty. Every row needs a {column}.",
+        )
+        self.refuse(
+            values.str.contains(CONTROL_CHARACTERS).to_numpy(dtype=bool),
+            column,
+            lambda value: (
+                f"{value!r} contains a control character, such as a tab or the end of a line. Remove it; where it "
+                "comes from the name of a file or folder, rename that."
+            ),
         )
 
 
