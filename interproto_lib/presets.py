@@ -38,6 +38,7 @@ may run side by side."""
 ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-1]
 """The notebooks that read finished runs, each on its own."""
 
+_COMPARING_NOTEBOOKS = (*ANALYSIS_NOTEBOOKS, STORY_NOTEBOOK)
 _EVALUATION_SETTINGS = tuple(field.name for field in dataclasses.fields(EvaluationConfig))
 _SET_BY_THE_GRAPH = ("experiment", "runs_dir")
 _SET_FOR_EACH_TRAINING = (*_SET_BY_THE_GRAPH, "run", "seed")
@@ -84,7 +85,9 @@ class Preset:
             runs_dir: Folder of all experiments.
 
         Returns:
-            Parameter -> value: what the preset sets, the experiment and `runs_dir`; for training also the run's name.
+            Parameter -> value: what the preset sets, the experiment and `runs_dir`; for training also the run's name;
+            for the analyses and the story, where their section does not set them, `baseline` (the first method),
+            `treated` (the others) and `seeds`, so that other runs in the experiment's folder stay out.
 
         Raises:
             ConfigError: The notebook, the method or the seed is not in the preset, or one is missing or too many.
@@ -99,7 +102,7 @@ class Preset:
         if notebook != TRAINING_NOTEBOOK:
             if method is not None or seed is not None:
                 raise ConfigError(f"A method and a seed belong to {TRAINING_NOTEBOOK} only, not to {notebook}.")
-            return {**common, **section}
+            return {**common, **(self._compared(section) if notebook in _COMPARING_NOTEBOOKS else {}), **section}
         if method is None or method not in self.methods:
             raise ConfigError(
                 f"{TRAINING_NOTEBOOK} needs a method of preset {self.name!r}, got {method!r}. "
@@ -108,6 +111,11 @@ class Preset:
         if seed is None:
             raise ConfigError(f"{TRAINING_NOTEBOOK} needs a seed; preset {self.name!r} has {list(self.seeds)}.")
         return {**common, "run": f"{method}-s{seed}", **section, **self.methods[method], "seed": seed}
+
+    def _compared(self, section: Mapping[str, Any]) -> dict[str, Any]:
+        baseline = section.get("baseline", next(iter(self.methods)))
+        treated = [method for method in self.methods if method != baseline]
+        return {"baseline": baseline, "treated": treated, "seeds": list(self.seeds)}
 
 
 def list_presets(folder: str | Path = PRESETS_DIR) -> list[str]:
@@ -137,6 +145,12 @@ def read_preset(path_or_name: str | Path) -> Preset:
         if path.name != str(path_or_name):
             raise ConfigError(f"Preset {str(path_or_name)!r}: a path must end in .yaml")
         path = PRESETS_DIR / f"{path_or_name}.yaml"
+        if not PRESETS_DIR.is_dir():
+            raise ConfigError(
+                f"The project's presets are not at {PRESETS_DIR}: the library is not run from a checkout of its "
+                "repository. Install it from one with `pip install -e .`, or give your own preset as a path that ends "
+                "in .yaml."
+            )
         if not path.is_file():
             known = list_presets()
             raise ConfigError(

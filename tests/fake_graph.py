@@ -30,9 +30,6 @@ methods:
   arcface: {inter_prototype: none}
   interproto: {inter_prototype: child}
 seeds: [0]
-similarity: {baseline: arcface, treated: [interproto]}
-projection: {baseline: arcface}
-story: {baseline: arcface}
 """
 
 
@@ -46,7 +43,7 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
         log = LOG.format(text='f"02_train {run} from {first}"' if name == "02_train" else repr(name))
         write_notebook(folder / f"{name}.ipynb", COMMON + parameters, [START, *cells, log], title=f"# {name}")
 
-    write("01_datasets_and_ages", "n_identities: int = 1  # identities\n")
+    write("01_datasets_and_ages", 'n_identities: int = 1  # identities\nroot: str = ""  # folder\n')
     write(
         "02_train",
         'run: str = "run"  # name\nseed: int = 0  # seed\nepochs: int = 1  # passes\n'
@@ -54,8 +51,8 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
         'if (folder / "fail").exists():\n    raise ValueError("the file fail is here")',
         TRAIN,
     )
-    analysis = 'baseline: str = ""  # method\ntreated: list = []  # methods\n'
+    analysis = 'baseline: str = ""  # method\ntreated: list = []  # methods\nseeds: list = []  # seeds\n'
     write("03_similarity", analysis)
     write("04_prototype_projection", analysis)
-    write("00_start_here", 'baseline: str = ""  # method\n', 'print("the story")')
+    write("00_start_here", analysis, 'print("the story")')
     return folder
