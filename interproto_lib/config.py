@@ -131,6 +131,8 @@ class TrainConfig:
         checkpoint_every_steps: Steps between checkpoints within an epoch; 0 means at the end of each epoch only.
         keep_every_epoch: Keep the backbone of each epoch (needed to choose an epoch afterwards).
         wandb: Log to Weights & Biases as well; honours WANDB_MODE=offline.
+
+    `UNDECISIVE_SETTINGS` names those that a run may go on with at other values.
     """
 
     backbone: str = "small"
@@ -296,6 +298,7 @@ _PAPER: dict[str, Any] = {
     "milestones": (28, 36, 46),
     "warmup_epochs": 0.0,
     "flip": True,
+    "precision": "float32",
 }
 _OFFICIAL: dict[str, Any] = {
     **_PAPER,
@@ -315,7 +318,8 @@ TRAINING_PRESETS: dict[str, dict[str, Any]] = {
 """The paper's text and the official code as settings. Where they differ (Eq. 5's sum or a mean; which identities count
 as child identities; ResNet-50 or IR-SE-50; milestones; MS1MV2's epochs; unlabelled images) each preset has its own
 reading. The text says "classes containing child images", hence `min_child_images=1`, but its n_child = 229 is what 10
-gives on CASIA-WebFace. Momentum, weight decay on prototypes, dropout and flips are stated by the code alone."""
+gives on CASIA-WebFace. Momentum, weight decay on prototypes, dropout and flips are stated by the code alone.
+Precision is float32, because the official code trains without autocast and `auto` would take bfloat16 on a GPU."""
 
 EVALUATION_PRESETS: dict[str, EvaluationConfig] = {
     "paper": EvaluationConfig(gap_inclusive=False),

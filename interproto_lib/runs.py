@@ -146,6 +146,11 @@ class RunFolder:
         return dict(self._json("summary.json"))
 
     @property
+    def environment(self) -> dict[str, Any]:
+        """The machine and software of the training; `resumed_with` lists what differed when it went on elsewhere."""
+        return dict(self._json("environment.json"))
+
+    @property
     def is_finished(self) -> bool:
         """Whether the training reached its end."""
         return (self.path / "summary.json").is_file()

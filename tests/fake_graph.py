@@ -43,7 +43,10 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
         log = LOG.format(text='f"02_train {run} from {first}"' if name == "02_train" else repr(name))
         write_notebook(folder / f"{name}.ipynb", COMMON + parameters, [START, *cells, log], title=f"# {name}")
 
-    write("01_datasets_and_ages", 'n_identities: int = 1  # identities\nroot: str = ""  # folder\n')
+    write(
+        "01_datasets_and_ages",
+        'n_identities: int = 1  # identities\nroot: str = ""  # folder\nages: str = ""  # table\n',
+    )
     write(
         "02_train",
         'run: str = "run"  # name\nseed: int = 0  # seed\nepochs: int = 1  # passes\n'

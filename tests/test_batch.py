@@ -84,6 +84,7 @@ def test_preset_gives_flat_parameters(tmp_path):
         "runs_dir": "runs",
         "baseline": "arcface",
         "treated": ["interproto"],
+        "seeds": [4, 7],
     }
 
 
@@ -93,9 +94,11 @@ def test_a_seed_of_an_analysis_is_its_own(tmp_path):
 
 
 def test_preset_without_a_section_leaves_the_notebook_its_defaults(tmp_path):
-    preset = read_preset(write_preset(tmp_path, projection=..., story=None))
-    assert preset.parameters("04_prototype_projection") == {"experiment": "fake", "runs_dir": "runs"}
-    assert preset.parameters("00_start_here") == {"experiment": "fake", "runs_dir": "runs"}
+    preset = read_preset(write_preset(tmp_path, dataset=..., projection=..., story=None))
+    assert preset.parameters("01_datasets_and_ages") == {"experiment": "fake", "runs_dir": "runs"}
+    compared = {"baseline": "arcface", "treated": ["interproto"], "seeds": [0]}
+    for notebook in ("04_prototype_projection", "00_start_here"):
+        assert preset.parameters(notebook) == {"experiment": "fake", "runs_dir": "runs", **compared}
 
 
 @pytest.mark.parametrize(
@@ -397,7 +400,7 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     # Started again at once, it goes on: the dataset is not made again, a training starts where it was, after what the
     # kill left behind has ended.
     code, out, err = graph.call()
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, ""), out + err
     wait_until(lambda: not running_under(tmp_path), "the notebooks' processes to end", seconds=30)
     assert graph.log()[0] == "01_datasets_and_ages"
     starts = dict(line.removeprefix("02_train ").split(" from ") for line in graph.log()[1:3])

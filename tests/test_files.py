@@ -72,6 +72,7 @@ def test_a_checkpoint_on_a_full_disk_is_a_write_error(small_disk):
             recognizer={"w": torch.zeros(n)},
             optimizer={},
             window=torch.zeros(4),
+            window_steps=0,
             random_state=torch.get_rng_state(),
             cuda_random_state=None,
             seconds=0.0,

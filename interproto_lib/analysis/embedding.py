@@ -13,8 +13,9 @@ import torch
 
 from interproto_lib.data.datasets import FaceDataset
 from interproto_lib.data.manifests import read_manifest, write_manifest
+from interproto_lib.devices import resolve_device
 from interproto_lib.errors import ConfigError, RunError
-from interproto_lib.files import atomic_write
+from interproto_lib.files import write_arrays
 from interproto_lib.models import Backbone, build_backbone, load_backbone_weights
 from interproto_lib.models.inputs import images_to_input
 from interproto_lib.runs import RunFolder
@@ -76,17 +77,19 @@ def embed_images(
     backbone: torch.nn.Module,
     images: np.ndarray,
     *,
+    rows: np.ndarray | None = None,
     batch_size: int = 256,
     flip: Flip = "none",
     device: str | torch.device = "cpu",
     channels_last: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Embed images, each once, in float32.
+    """Embed images, each once, in float32: without autocast, whatever the training used.
 
     Args:
         backbone: Network from (b, 3, h, w) in [-1, 1] to (b, d); it is put in evaluation mode and moved to `device`.
-        images: (n, h, w, 3) uint8 RGB, in memory or memory-mapped.
+        images: (N, h, w, 3) uint8 RGB, in memory or memory-mapped.
+        rows: (n,) positions of the images to embed, in the order wanted; None takes all N.
         batch_size: Images at a time.
         flip: `none` as in the official code, or `sum`: embeddings of the image and its mirror image are added, as in
             insightface.
@@ -98,47 +101,66 @@ def embed_images(
         (n, d) float32, rows of length 1.
 
     Raises:
-        ConfigError: `flip` is unknown.
+        ConfigError: `flip` is unknown, or there is no image to embed.
     """
     if flip not in ("none", "sum"):
         raise ConfigError(f"flip={flip!r}: must be 'none' or 'sum'")
+    n_images = len(images) if rows is None else len(rows)
+    if not n_images:
+        raise ConfigError("There are no images to embed")
     backbone = backbone.to(device).eval()
     if channels_last:
         backbone = backbone.to(memory_format=torch.channels_last)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
-            batch = torch.from_numpy(np.array(images[start : start + batch_size])).to(device)
+        for start in range(0, n_images, batch_size):
+            part = slice(start, start + batch_size)
+            batch = torch.from_numpy(np.array(images[part if rows is None else rows[part]])).to(device)
             values = images_to_input(batch, channels_last=channels_last)
             embeddings = backbone(values).float()
             if flip == "sum":
                 embeddings = embeddings + backbone(values.flip(3)).float()
             parts.append(torch.nn.functional.normalize(embeddings).cpu())
             if progress is not None:
-                progress(min(start + batch_size, len(images)), len(images))
-    if not parts:
-        raise ConfigError("There are no images to embed")
+                progress(min(start + batch_size, n_images), n_images)
     return torch.cat(parts).numpy()
 
 
-def embed_dataset(run: RunFolder, dataset: FaceDataset, *, flip: Flip = "none", device: str = "cpu") -> Embeddings:
+def embed_dataset(
+    run: RunFolder,
+    dataset: FaceDataset,
+    *,
+    flip: Flip = "none",
+    device: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Embeddings:
     """Embed every image of a dataset, train and held-out, with the backbone of a run.
 
     Args:
         run: A finished run.
         dataset: The images.
         flip: See `embed_images`.
-        device: Where to compute.
+        device: Where to compute: `auto` (a GPU where there is one), `cpu`, `cuda`; None takes the run's own setting.
+        progress: Called with images done and all images after each batch, as
+            `interproto_lib.progress.count_progress` gives it.
 
     Returns:
         The embeddings, row i for manifest row i.
 
     Raises:
+        ConfigError: The machine has no such device.
         RunError: The run is not finished.
         CheckpointError: The weights do not fit the settings.
     """
     backbone = load_backbone(run)
-    vectors = embed_images(backbone, dataset.images, flip=flip, device=device, channels_last=run.config.channels_last)
+    vectors = embed_images(
+        backbone,
+        dataset.images,
+        flip=flip,
+        device=resolve_device(run.config.device if device is None else device),
+        channels_last=run.config.channels_last,
+        progress=progress,
+    )
     return Embeddings(vectors, dataset.manifest)
 
 
@@ -155,12 +177,9 @@ def save_embeddings(embeddings: Embeddings, run: RunFolder) -> Path:
     Raises:
         WriteError: The folder cannot be written.
     """
-    from safetensors.numpy import save_file
-
     folder = run.path / "embeddings"
     write_manifest(embeddings.manifest, folder / "manifest.parquet")
-    with atomic_write(folder / "vectors.safetensors") as temporary:
-        save_file({"vectors": np.ascontiguousarray(embeddings.vectors, dtype=np.float32)}, temporary)
+    write_arrays(folder / "vectors.safetensors", {"vectors": embeddings.vectors.astype(np.float32, copy=False)})
     return folder
 
 

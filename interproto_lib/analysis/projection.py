@@ -7,7 +7,6 @@ child prototypes bunch is measured in the original space (`projection_quality`),
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from interproto_lib.analysis.class_similarity import Floats
+from interproto_lib.devices import torch_threads
 from interproto_lib.errors import ConfigError
 
 SMALLEST_PROJECTION = 10
@@ -98,7 +98,7 @@ def nearest_neighbours(
     rows = np.arange(n) if rows is None else rows
     indices = np.empty((len(rows), k), dtype=np.int64)
     cosines = np.empty((len(rows), k), dtype=np.float32)
-    with _threads(n_threads):
+    with torch_threads(n_threads):
         for part, block in _cosine_blocks(unit, rows):
             found = block.topk(k, dim=1)
             indices[part], cosines[part] = found.indices.numpy(), found.values.numpy()
@@ -225,7 +225,7 @@ def _faithfulness(unit: Points, in_plane: Indices, queries: Indices, *, n_thread
     """Recall and trustworthiness of the neighbours found in the plane for some rows."""
     n, k = len(unit), in_plane.shape[1]
     found, penalty = 0, 0
-    with _threads(n_threads):
+    with torch_threads(n_threads):
         for part, block in _cosine_blocks(unit, queries):
             cosines = block.gather(1, torch.from_numpy(np.ascontiguousarray(in_plane[part])))
             for column in range(k):
@@ -325,16 +325,3 @@ def _cosine_blocks(unit: Points, rows: Indices) -> Iterator[tuple[slice, torch.T
         block = torch.mm(everything[chosen], everything.T, out=buffer[: len(chosen)])
         block[torch.arange(len(chosen)), chosen] = -torch.inf
         yield slice(start, start + len(chosen)), block
-
-
-@contextmanager
-def _threads(n_threads: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if n_threads is not None:
-        if n_threads < 1:
-            raise ConfigError(f"n_threads is {n_threads}; it must be at least 1.")
-        torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ class FaceDataset:
         manifest: The checked manifest, n rows (see `interproto_lib.data.manifests.validate_manifest`).
         images: uint8 (n, size, size, 3), RGB, rows top to bottom; a read-only memory map when loaded from a folder.
         settings: How it was made; anything JSON can hold.
+        images_sha256: SHA-256 of the images as `images.npy`, known where the dataset was saved or loaded; None in
+            memory, where `hash_images` computes the same. Whoever replaces the images sets it to None.
 
     Raises:
         ManifestError: The manifest breaks a rule.
@@ -61,6 +64,7 @@ class FaceDataset:
     manifest: pd.DataFrame
     images: NDArray[np.uint8]
     settings: dict[str, Any]
+    images_sha256: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -135,7 +139,7 @@ def save_dataset(dataset: FaceDataset, folder: str | Path) -> FaceDataset:
             # From here to the last rename, an instant, the folder counts as unfinished.
             (target / INDEX_FILE).unlink(missing_ok=True)
     images = np.load(target / IMAGES_FILE, mmap_mode="r")
-    return replace(dataset, folder=target, images=images)
+    return replace(dataset, folder=target, images=images, images_sha256=index["images_sha256"])
 
 
 def load_dataset(folder: str | Path, *, in_memory: bool = False) -> FaceDataset:
@@ -172,7 +176,25 @@ def load_dataset(folder: str | Path, *, in_memory: bool = False) -> FaceDataset:
         manifest=manifest,
         images=np.array(images) if in_memory else images,
         settings=index["settings"],
+        images_sha256=index["images_sha256"],
     )
+
+
+def hash_images(dataset: FaceDataset) -> str:
+    """Give the SHA-256 of a dataset's images, the same in memory and on disk.
+
+    Args:
+        dataset: Its `images_sha256` is taken where it is known; otherwise all images are read (about a second a GB).
+
+    Returns:
+        64 hexadecimal digits: the hash of the `images.npy` that `save_dataset` would write.
+    """
+    if dataset.images_sha256 is not None:
+        return dataset.images_sha256
+    digest = hashlib.sha256()
+    for block in _npy_blocks(dataset.images):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def verify_dataset(folder: str | Path) -> None:
@@ -295,17 +317,22 @@ def _open_images(file: Path, index: dict[str, Any]) -> NDArray[np.uint8]:
 
 def _write_images(images: NDArray[np.uint8], file: Path) -> str:
     """Write an .npy block by block and return the SHA-256 of the file."""
-    header = io.BytesIO()
-    npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": images.shape})
-    digest = hashlib.sha256(header.getvalue())
-    n_rows = max(1, _BLOCK_BYTES // math.prod(images.shape[1:]))
+    digest = hashlib.sha256()
     with file.open("wb") as handle:
-        handle.write(header.getvalue())
-        for start in range(0, len(images), n_rows):
-            block = np.ascontiguousarray(images[start : start + n_rows]).data
+        for block in _npy_blocks(images):
             digest.update(block)
             handle.write(block)
     return digest.hexdigest()
+
+
+def _npy_blocks(images: NDArray[np.uint8]) -> Iterator[bytes | memoryview]:
+    """The content of an .npy file: its header, then some megabytes of images at a time."""
+    header = io.BytesIO()
+    npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": images.shape})
+    yield header.getvalue()
+    n_rows = max(1, _BLOCK_BYTES // math.prod(images.shape[1:]))
+    for start in range(0, len(images), n_rows):
+        yield np.ascontiguousarray(images[start : start + n_rows]).data
 
 
 def _sha256(file: Path) -> str:

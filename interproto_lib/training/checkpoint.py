@@ -13,7 +13,7 @@ from torch import Tensor
 from interproto_lib.errors import CheckpointError
 from interproto_lib.files import atomic_write
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(kw_only=True)
@@ -25,6 +25,7 @@ class TrainingState:
         recognizer: State dict of the recognizer: backbone (with batch-norm statistics) and prototypes.
         optimizer: State dict of the optimiser (momentum).
         window: Sums of the losses since the last logged row, so that the next row is the same.
+        window_steps: Steps they were summed over.
         random_state: State of the CPU generator (dropout).
         cuda_random_state: State of the GPU's generator, or None on a CPU.
         seconds: Seconds of training so far.
@@ -34,6 +35,7 @@ class TrainingState:
     recognizer: dict[str, Tensor]
     optimizer: dict[str, Any]
     window: Tensor
+    window_steps: int
     random_state: Tensor
     cuda_random_state: Tensor | None
     seconds: float

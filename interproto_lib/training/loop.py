@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from interproto_lib.config import TrainConfig
-from interproto_lib.data.datasets import FaceDataset, training_labels
+from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
+from interproto_lib.data.datasets import FaceDataset, hash_images, training_labels
 from interproto_lib.data.manifests import class_table
-from interproto_lib.errors import ConfigError, DatasetError, RunError, TrainingDivergedError
-from interproto_lib.files import atomic_write, file_lock, write_json
+from interproto_lib.devices import resolve_device, torch_threads
+from interproto_lib.errors import DatasetError, RunError, TrainingDivergedError
+from interproto_lib.files import file_lock, write_arrays, write_json
 from interproto_lib.models import save_backbone
 from interproto_lib.progress import ProgressStyle
 from interproto_lib.runs import RunFolder, environment, table_hash, write_table
@@ -31,6 +31,9 @@ from interproto_lib.training.schedule import learning_rate_at
 WINDOW = ("loss", "margin_loss", "inter_prototype_loss", "accuracy")
 """Losses summed on the device between two logged rows."""
 
+LOCK_WAIT_SECONDS = 30.0
+"""How long to wait for a process that trains in the same folder; one that is being stopped ends within seconds."""
+
 
 def train(
     config: TrainConfig, dataset: FaceDataset, folder: str | Path, *, progress: ProgressStyle = "auto"
@@ -39,7 +42,9 @@ def train(
 
     A finished run in the folder is given back as it is; an unfinished one with the same settings and dataset goes on
     from its last checkpoint and, on the CPU with the same number of threads, ends with the same bits as if it had
-    never stopped. The global random state is left as it was.
+    never stopped. Settings of `UNDECISIVE_SETTINGS` may differ from before; what differs on the machine, such as
+    threads, device or versions, is added to `environment.json` under `resumed_with`. The global random state is left
+    as it was.
 
     Args:
         config: The settings.
@@ -55,7 +60,7 @@ def train(
         DatasetError: There are fewer than two identities to train on.
         RunError: The folder holds a run with other settings or of another dataset, or another process trains in it.
         CheckpointError: The checkpoint in the folder is damaged.
-        TrainingDivergedError: The loss became non-finite; the last checkpoint is kept.
+        TrainingDivergedError: The loss or a weight became non-finite; the last checkpoint is kept.
         WriteError: The folder cannot be written.
     """
     run = RunFolder(Path(folder))
@@ -69,17 +74,18 @@ def train(
         raise DatasetError(f"Dataset {dataset.name!r} has {len(classes)} training identities; training needs two.")
     identity = {"train": config.to_dict(), "dataset": _describe(dataset, classes)}
     busy = f"Another process is training in {run.path}. Wait for it, or use another run name."
-    with file_lock(run.path / ".lock", busy=busy):
+    with file_lock(run.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
         if (run.path / "config.json").is_file():
             _check_same(run, identity)
         if run.is_finished:
             return run
-        device = _device(config.device)
+        device = resolve_device(config.device)
         cuda = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), _threads(config.threads):
+        with torch.random.fork_rng(devices=cuda), torch_threads(config.threads or None):
             trainer = _Trainer(config, dataset, classes, run.path, device)
+            trainer.restore()
             write_table(classes, run.path / "classes.csv")
-            write_json(run.path / "environment.json", {**environment(), **trainer.environment()})
+            _record_environment(run, {**environment(), **trainer.environment()}, step=trainer.step)
             write_json(run.path / "config.json", identity)
             trainer.run(progress)
     return run
@@ -117,11 +123,12 @@ class _Trainer:
         )
         self.autocast_dtype = _autocast_dtype(config.precision, device)
         self.window = torch.zeros(len(WINDOW), device=device)
+        self.window_steps = 0
         self.step = 0
         self.seconds_before = 0.0
         self.started = time.monotonic()
 
-    def environment(self) -> dict[str, object]:
+    def environment(self) -> dict[str, Any]:
         """What the settings left to the machine, as it was chosen."""
         card = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else None
         return {
@@ -132,10 +139,7 @@ class _Trainer:
         }
 
     def run(self, progress_style: ProgressStyle) -> None:
-        """Train to the end, from the checkpoint where there is one."""
-        checkpoint = self.folder / "checkpoint.pt"
-        if checkpoint.is_file():
-            self._restore(load_checkpoint(checkpoint, device=self.device))
+        """Train to the end."""
         per_epoch = self.batches.steps_per_epoch
         total_steps = self.config.epochs * per_epoch
         metrics = MetricsLog(self.folder, self.config, resume_step=self.step)
@@ -170,6 +174,7 @@ class _Trainer:
                 since, steps_since = time.monotonic(), 0
             progress.update(self.step, row)
             if ends_epoch and config.keep_every_epoch:
+                self._check_finite(everything=True)
                 self._save_backbone(self.folder / "epochs" / f"backbone-{epoch + 1:04d}.safetensors")
             if ends_epoch or (config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0):
                 self._save()
@@ -184,14 +189,15 @@ class _Trainer:
         self.optimizer.step()
         parts = (losses.total.detach(), losses.margin, losses.inter_prototype, losses.accuracy)
         self.window += torch.stack(parts)
+        self.window_steps += 1
 
     def _row(self, images_per_second: float) -> dict[str, float]:
         """Mean losses since the last row; the only place where the device is waited for between checkpoints."""
         self._check_finite()
         config, per_epoch = self.config, self.batches.steps_per_epoch
-        n_steps = (self.step - 1) % config.log_every_steps + 1
-        means = (self.window / n_steps).tolist()
+        means = (self.window / self.window_steps).tolist()
         self.window.zero_()
+        self.window_steps = 0
         return {
             "step": self.step,
             "epoch": self.step / per_epoch,
@@ -200,34 +206,44 @@ class _Trainer:
             "images_per_second": images_per_second,
         }
 
-    def _check_finite(self) -> None:
-        state = torch.stack([self.window.sum(), self.recognizer.prototypes.detach().sum()])
-        if not bool(torch.isfinite(state).all()):
+    def _check_finite(self, *, everything: bool = False) -> None:
+        """Look at losses and prototypes, which every step changes; before anything is written, at every weight."""
+        state = [self.window, self.recognizer.prototypes.detach()]
+        if everything:
+            state += itertools.chain(self.recognizer.parameters(), self.recognizer.buffers())
+        if not bool(torch.stack([torch.isfinite(values).all() for values in state]).all()):
             last = self.folder / "checkpoint.pt"
             kept = f"The last good checkpoint is kept in {last}." if last.is_file() else "No checkpoint was made yet."
             raise TrainingDivergedError(
-                f"The loss of run {self.folder.name!r} became non-finite by step {self.step}. {kept} Use a lower "
-                f"learning_rate (now {self.config.learning_rate:g}), a longer warm-up, or a smaller scale or margin."
+                f"The loss or a weight of run {self.folder.name!r} became non-finite by step {self.step}. {kept} "
+                f"Use a lower learning_rate (now {self.config.learning_rate:g}), a longer warm-up, or a smaller scale "
+                "or margin."
             )
 
     def _save(self) -> None:
-        self._check_finite()
+        self._check_finite(everything=True)
         state = TrainingState(
             step=self.step,
             recognizer=self.recognizer.state_dict(),
             optimizer=self.optimizer.state_dict(),
             window=self.window,
+            window_steps=self.window_steps,
             random_state=torch.get_rng_state(),
             cuda_random_state=torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             seconds=self._seconds(),
         )
         save_checkpoint(state, self.folder / "checkpoint.pt")
 
-    def _restore(self, state: TrainingState) -> None:
+    def restore(self) -> None:
+        """Go to where the checkpoint was made, where there is one."""
+        checkpoint = self.folder / "checkpoint.pt"
+        if not checkpoint.is_file():
+            return
+        state = load_checkpoint(checkpoint, device=self.device)
         self.step = state.step
         self.recognizer.load_state_dict(state.recognizer)
         self.optimizer.load_state_dict(state.optimizer)
-        self.window = state.window
+        self.window, self.window_steps = state.window, state.window_steps
         torch.set_rng_state(state.random_state)
         if state.cuda_random_state is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state.cuda_random_state, self.device)
@@ -243,12 +259,10 @@ class _Trainer:
         save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
 
     def _finish(self) -> None:
-        from safetensors.numpy import save_file
-
+        self._check_finite(everything=True)
         self._save_backbone(self.folder / "backbone.safetensors")
         prototypes = self.recognizer.prototypes.detach().cpu().numpy()
-        with atomic_write(self.folder / "prototypes.safetensors") as temporary:
-            save_file({"prototypes": np.ascontiguousarray(prototypes)}, temporary)
+        write_arrays(self.folder / "prototypes.safetensors", {"prototypes": prototypes})
         last = RunFolder(self.folder).metrics().iloc[-1]
         seconds = self._seconds()
         summary = {
@@ -270,6 +284,7 @@ def _describe(dataset: FaceDataset, classes: pd.DataFrame) -> dict[str, object]:
         "n_images": len(dataset),
         "manifest_sha256": table_hash(dataset.manifest[columns]),
         "classes_sha256": table_hash(classes),
+        "images_sha256": hash_images(dataset),
         "settings": dataset.settings,
     }
 
@@ -278,7 +293,8 @@ def _check_same(run: RunFolder, identity: dict[str, dict[str, object]]) -> None:
     there = {"train": run.config.to_dict(), "dataset": run.dataset_info}
     for part, wanted in identity.items():
         found = there[part]
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
+        compared = wanted if part == "dataset" else {n: v for n, v in wanted.items() if n not in UNDECISIVE_SETTINGS}
+        differing = [name for name in compared if found.get(name) != wanted[name]]
         if differing:
             name = differing[0]
             others = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
@@ -288,26 +304,18 @@ def _check_same(run: RunFolder, identity: dict[str, dict[str, object]]) -> None:
             )
 
 
-@contextlib.contextmanager
-def _threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name!r} is not a device: use 'auto', 'cpu', 'cuda' or 'cuda:0'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"device={name!r}: this machine has no usable GPU. Use 'cpu' or 'auto'.")
-    return device
+def _record_environment(run: RunFolder, now: dict[str, Any], *, step: int) -> None:
+    """Describe the machine of a new run; of a resumed one add what differs from when it last went on."""
+    if step == 0 or not (run.path / "environment.json").is_file():
+        write_json(run.path / "environment.json", now)
+        return
+    record = run.environment
+    resumptions = record.get("resumed_with", [])
+    last = {**record, **{name: value for resumption in resumptions for name, value in resumption.items()}}
+    differing = {name: value for name, value in now.items() if name != "time_utc" and value != last.get(name)}
+    if differing:
+        resumption = {"step": step, "time_utc": now["time_utc"], **differing}
+        write_json(run.path / "environment.json", {**record, "resumed_with": [*resumptions, resumption]})
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

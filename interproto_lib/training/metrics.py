@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from interproto_lib.config import TrainConfig
-from interproto_lib.errors import ConfigError
-from interproto_lib.files import atomic_write
+from interproto_lib.errors import ConfigError, RunError
+from interproto_lib.files import atomic_write, write_json
 
 
 class MetricsLog:
     """Writes metrics as they come, so that they can be followed live and outlive a kill.
+
+    A resumed training computes the steps after its checkpoint again. In the files their rows replace the old ones;
+    Weights & Biases takes no step twice, so rows that it has from before the kill are not sent again.
 
     Args:
         folder: The run folder.
@@ -22,17 +26,18 @@ class MetricsLog:
 
     Raises:
         ConfigError: Weights & Biases is asked for but not installed.
+        RunError: The file that keeps the run's id at Weights & Biases is damaged.
         WriteError: The folder cannot be written.
     """
 
     def __init__(self, folder: Path, config: TrainConfig, *, resume_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._wandb = _start_wandb(folder, config) if config.wandb else None
         self._path = folder / "metrics.jsonl"
         _keep_rows_up_to(self._path, resume_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step + 1)
-        self._wandb = _start_wandb(folder, config) if config.wandb else None
 
     def write(self, row: Mapping[str, float]) -> None:
         """Write one row; `step` is its key, all other values are plotted against it.
@@ -46,8 +51,8 @@ class MetricsLog:
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, int(row["step"]))
         self._tensorboard.flush()
-        if self._wandb is not None:
-            self._wandb.log(values, step=int(row["step"]))
+        if self._wandb is not None and int(row["step"]) >= self._wandb.step:
+            self._wandb.log(values, step=int(row["step"]), commit=True)
 
     def close(self) -> None:
         """Close the files."""
@@ -85,6 +90,18 @@ def _start_wandb(folder: Path, config: TrainConfig) -> Any:
         name=folder.name,
         dir=str(folder),
         config=config.to_dict(),
+        id=_wandb_id(folder / "wandb.json"),
         resume="allow",
-        id=f"{folder.parent.name}-{folder.name}",
     )
+
+
+def _wandb_id(path: Path) -> str:
+    """The run's id at Weights & Biases: random, since names repeat between machines, and kept, so that it resumes."""
+    if not path.is_file():
+        write_json(path, {"id": secrets.token_hex(8)})
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["id"])
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}). Remove it; the run then starts anew at Weights & Biases."
+        ) from error

@@ -103,13 +103,15 @@ def inter_prototype_scope(config: TrainConfig, is_child: np.ndarray) -> np.ndarr
     if config.inter_prototype == "none":
         return np.empty(0, dtype=np.int64)
     rows = np.flatnonzero(is_child) if config.inter_prototype == "child" else np.arange(len(is_child))
-    if len(rows) < 2:
-        raise ConfigError(
-            f"inter_prototype='child' needs two child identities, found {len(rows)} with at least "
-            f"min_child_images={config.min_child_images} images below {config.child_below_years:g} years. "
-            "Lower min_child_images, add age labels, or use inter_prototype='all'."
-        )
-    return rows.astype(np.int64)
+    if len(rows) >= 2:
+        return rows.astype(np.int64)
+    if config.inter_prototype == "all":
+        raise ConfigError(f"inter_prototype='all' needs two identities, found {len(rows)}. Use inter_prototype='none'.")
+    raise ConfigError(
+        f"inter_prototype='child' needs two child identities, found {len(rows)} with at least "
+        f"min_child_images={config.min_child_images} images below {config.child_below_years:g} years. "
+        "Lower min_child_images, add age labels, or use inter_prototype='all'."
+    )
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
