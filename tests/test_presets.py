@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from fake_graph import PRESET
+from fake_graph import PRESET, write_fake_notebooks
 
 from interproto_lib import presets
 from interproto_lib.errors import ConfigError
 from interproto_lib.presets import list_presets, read_preset
 
+REPO = Path(__file__).resolve().parents[1]
 COMPARING = ("03_similarity", "04_prototype_projection", "00_start_here")
 
 
@@ -75,3 +80,34 @@ def test_without_a_checkout_the_message_says_so(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ConfigError, match=r"presets are not at .*not run from a checkout.*pip install -e"):
         read_preset("demo")
     assert read_preset(write_preset(tmp_path)).experiment == "fake"
+
+
+@pytest.mark.slow
+def test_the_graph_notices_photographs_that_changed(tmp_path: Path, write_notebook):
+    write_fake_notebooks(tmp_path / "notebooks", write_notebook)
+    photograph, ages = tmp_path / "faces" / "a" / "0.png", tmp_path / "ages.csv"
+    photograph.parent.mkdir(parents=True)
+    photograph.write_bytes(b"a picture")
+    ages.write_text("path,age_years\na/0.png,5\n")
+    preset = write_preset(tmp_path, dataset={"root": str(photograph.parents[1]), "ages": str(ages)})
+
+    def reproduce(*arguments: str) -> list[str]:
+        """Run or plan the first notebook; give the executed copies that are planned."""
+        places = ["--runs-dir", str(tmp_path / "runs"), "--notebooks-dir", str(tmp_path / "notebooks")]
+        command = [sys.executable, "-m", "interproto_lib.cli", "reproduce", "--preset", str(preset), *places]
+        call = subprocess.run(
+            [*command, *arguments, "--", "--until", "dataset"],
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert call.returncode == 0, call.stdout + call.stderr
+        return re.findall(r"output: .*/(\w+)\.ipynb$", call.stdout, flags=re.M)
+
+    reproduce()
+    assert reproduce("--dry-run") == []
+    photograph.write_bytes(b"another picture")
+    assert reproduce("--dry-run") == ["01_datasets_and_ages"]
