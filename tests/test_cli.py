@@ -76,7 +76,14 @@ def test_preset_prints_what_papermill_takes(tmp_path, capsys, write_notebook):
 
 
 def test_run_notebook_takes_parameters_from_preset_and_command_line(tmp_path, write_notebook, capsys):
-    declared = 'experiment: str = ""  # a\nruns_dir: str = ""  # b\nbaseline: str = ""  # c\nrate: float = 0.1  # d'
+    declared = """
+experiment: str = ""  # a
+runs_dir: str = ""  # b
+baseline: str = ""  # c
+treated: list = []  # d
+seeds: list = []  # e
+rate: float = 0.1  # f
+"""
     source = write_notebook(tmp_path / "00_start_here.ipynb", declared, ["print(experiment, runs_dir, baseline, rate)"])
     arguments = ["run-notebook", str(source), str(tmp_path / "out.ipynb"), "--preset", "tiny", "--runs-dir", "here"]
     assert cli.main([*arguments, "-p", "rate", "1e-3", "-p", "baseline", "other"]) == 0

@@ -1,10 +1,19 @@
 """Settings: every difference between paper and official code is carried, and wrong values are named."""
 
+import ast
 import dataclasses
 
 import pytest
 
-from interproto_lib.config import EVALUATION_PRESETS, PAPER_SEEDS, EvaluationConfig, TrainConfig
+from interproto_lib.config import (
+    EVALUATION_PRESETS,
+    PAPER_SEEDS,
+    TRAINING_PRESETS,
+    UNDECISIVE_SETTINGS,
+    EvaluationConfig,
+    TrainConfig,
+    from_namespace,
+)
 from interproto_lib.errors import ConfigError
 
 
@@ -34,6 +43,31 @@ def test_official_preset_follows_the_code():
     assert evaluation.gap_inclusive is True
     assert config.keep_every_epoch, "choosing an epoch afterwards needs every epoch"
     assert PAPER_SEEDS == (4885, 1234, 5678)
+
+
+@pytest.mark.parametrize("name", TRAINING_PRESETS)
+def test_published_settings_are_trained_in_float32(name):
+    assert TrainConfig.preset(name).precision == "float32"
+
+
+def test_what_decides_nothing_is_a_setting_and_nothing_that_the_loss_or_the_seed_needs():
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    assert fields >= UNDECISIVE_SETTINGS
+    assert not UNDECISIVE_SETTINGS & {*TRAINING_PRESETS["official"], "seed", "channels_last"}
+
+
+def test_the_training_notebook_opened_by_hand_goes_on_with_the_demos_first_run(repo):
+    """Its defaults are the demo's arcface-s0 in all that decides a result, so a batch run can be stepped through."""
+    from interproto_lib.batch import notebook_parameters
+    from interproto_lib.presets import read_preset
+
+    declared = notebook_parameters(repo / "notebooks" / "02_train.ipynb")
+    by_hand = {name: ast.literal_eval(entry["default"]) for name, entry in declared.items()}
+    in_batch = {**by_hand, **read_preset("demo").parameters("02_train", method="arcface", seed=0)}
+    assert by_hand["run"] == in_batch["run"] == "arcface-s0"
+    first, second = (from_namespace(TrainConfig, values).to_dict() for values in (by_hand, in_batch))
+    assert {name for name in first if first[name] != second[name]} <= UNDECISIVE_SETTINGS
+    assert by_hand["experiment"] == in_batch["experiment"]
 
 
 def test_settings_survive_the_way_through_json():

@@ -17,7 +17,14 @@ import pandas as pd
 import pytest
 
 from interproto_lib.data import datasets
-from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
+from interproto_lib.data.datasets import (
+    FaceDataset,
+    hash_images,
+    load_dataset,
+    save_dataset,
+    training_labels,
+    verify_dataset,
+)
 from interproto_lib.data.manifests import class_table
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError, ManifestError, WriteError
 
@@ -125,6 +132,31 @@ def test_the_written_hash_is_that_of_the_file(tmp_path: Path):
     assert index["manifest_sha256"] == hashlib.sha256((tmp_path / "manifest.parquet").read_bytes()).hexdigest()
     assert (index["n_images"], index["image_size"], index["name"]) == (12, 8, "toy")
     np.testing.assert_array_equal(np.load(tmp_path / "images.npy"), make_dataset().images)
+
+
+def test_the_hash_of_images_is_one_in_memory_and_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    dataset = make_dataset(n=11)
+    assert dataset.images_sha256 is None
+    in_memory = hash_images(dataset)
+    monkeypatch.setattr(datasets, "_BLOCK_BYTES", 500)
+    assert hash_images(dataset) == in_memory, "blocks play no part"
+    saved = save_dataset(dataset, tmp_path)
+    file = hashlib.sha256((tmp_path / "images.npy").read_bytes()).hexdigest()
+    for back in (saved, load_dataset(tmp_path), load_dataset(tmp_path, in_memory=True)):
+        assert back.images_sha256 == hash_images(back) == file == in_memory
+    images = dataset.images.copy()
+    images[5, 0, 0, 0] ^= 1
+    changed = dataclasses.replace(dataset, images=images)
+    assert hash_images(changed) != in_memory
+    stale = dataclasses.replace(changed, images_sha256=in_memory)
+    assert save_dataset(stale, tmp_path).images_sha256 == hash_images(changed), "writing always hashes what it writes"
+
+
+def test_images_left_by_a_killed_writer_are_removed(tmp_path: Path):
+    for name in (".images-a_8bcdef.npy", ".manifest-abcdefgh.parquet", ".dataset-abcdefgh.json"):
+        (tmp_path / name).write_bytes(b"half")
+    save_dataset(make_dataset(), tmp_path)
+    assert names(tmp_path) == ["dataset.json", "images.npy", "manifest.parquet"]
 
 
 def test_a_mapped_dataset_can_be_written_over_itself(tmp_path: Path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from toy import toy_dataset
 
+from interproto_lib.analysis import embedding
 from interproto_lib.analysis.embedding import (
     Embeddings,
     embed_dataset,
@@ -68,6 +69,44 @@ def test_progress_counts_images(run, dataset):
         load_backbone(run), dataset.images[:20], batch_size=8, progress=lambda done, of: said.append((done, of))
     )
     assert said == [(8, 20), (16, 20), (20, 20)]
+
+
+def test_some_rows_are_embedded_in_the_order_asked_for(run, dataset):
+    every = embed_images(load_backbone(run), dataset.images[:30])
+    rows = np.array([7, 3, 3, 29, 0])
+    said = []
+    some = embed_images(
+        load_backbone(run), dataset.images, rows=rows, batch_size=2, progress=lambda done, of: said.append((done, of))
+    )
+    np.testing.assert_allclose(some, every[rows], atol=1e-6)
+    assert said == [(2, 5), (4, 5), (5, 5)]
+    with pytest.raises(ConfigError, match="no images"):
+        embed_images(load_backbone(run), dataset.images, rows=np.array([], dtype=np.int64))
+
+
+def test_a_dataset_is_embedded_on_the_runs_device_or_another(run, dataset, monkeypatch):
+    used, said = [], []
+
+    def noting(backbone, images, *, device, **further):
+        used.append(str(device))
+        return embed_images(backbone, images, device="cpu", **further)
+
+    monkeypatch.setattr(embedding, "embed_images", noting)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    embed_dataset(run, dataset, progress=lambda done, of: said.append((done, of)))
+    embed_dataset(run, dataset, device="auto")
+    embed_dataset(run, dataset, device="cuda:1", flip="sum")
+    assert used == ["cpu", "cuda", "cuda:1"]
+    assert said == [(len(dataset), len(dataset))]
+    with pytest.raises(ConfigError, match="'cuda:2': this machine has 2 GPUs, counted from 0"):
+        embed_dataset(run, dataset, device="cuda:2")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_same_embeddings(run, dataset):
+    on_gpu, on_cpu = (embed_dataset(run, dataset, device=device).vectors for device in ("cuda", "cpu"))
+    np.testing.assert_allclose(on_gpu, on_cpu, atol=5e-3)  # convolutions may round to TF32 there
 
 
 def test_embeddings_come_back_as_they_were_saved(run, dataset):

@@ -51,7 +51,7 @@ class FaceDataset:
         images: uint8 (n, size, size, 3), RGB, rows top to bottom; a read-only memory map when loaded from a folder.
         settings: How it was made; anything JSON can hold.
         images_sha256: SHA-256 of the images as `images.npy`, known where the dataset was saved or loaded; None in
-            memory, where `hash_images` computes the same. Whoever replaces the images sets it to None.
+            memory, where `hash_images` computes the same. Whoever changes the images sets it to None.
 
     Raises:
         ManifestError: The manifest breaks a rule.
