@@ -7,7 +7,6 @@ from interproto_lib.losses.inter_prototype import inter_prototype_loss, welch_bo
 from interproto_lib.losses.margin_softmax import (
     MARGIN_DEFAULTS,
     MARGIN_LOGITS,
-    MARGIN_LOSSES,
     MarginDefaults,
     class_scores,
     margin_logits,
@@ -18,7 +17,6 @@ from interproto_lib.losses.softmax import normface_logits, softmax_logits
 __all__ = [
     "MARGIN_DEFAULTS",
     "MARGIN_LOGITS",
-    "MARGIN_LOSSES",
     "MarginDefaults",
     "arcface_logits",
     "class_scores",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -141,12 +140,6 @@ def margin_softmax_loss(
     logits = margin_logits(scores, labels, kind=kind, scale=scale, margin=margin)
     with autocast_off(logits):
         return F.cross_entropy(logits, labels.long(), reduction=reduction)
-
-
-MARGIN_LOSSES: dict[str, Callable[..., Tensor]] = {
-    name: partial(margin_softmax_loss, kind=name) for name in MARGIN_LOGITS
-}
-"""Name -> function (scores, labels, *, scale, margin, reduction) giving the cross-entropy: `margin_softmax_loss`."""
 
 
 def _check_kind(kind: str) -> None:
