@@ -12,21 +12,25 @@ from toy import toy_dataset
 
 from interproto_lib.analysis import (
     Embeddings,
+    JudgingRules,
     available_cohorts,
     child_identities,
     choose_identities,
     cohort_matrix,
+    common_rules,
     comparison_results,
     confused_table,
     different_pairs,
     embed_dataset,
+    gap_results,
     held_out_accuracies,
     held_out_check,
     held_out_results,
     identities_child_first,
     load_embeddings,
-    measure_runs,
+    of_seeds,
     paired_with_baseline,
+    prototype_feature_gaps,
     prototype_pairs,
     prototypes_of,
     runs_of_seed,
@@ -34,10 +38,10 @@ from interproto_lib.analysis import (
     similarity_measures,
     similarity_table,
 )
-from interproto_lib.config import TrainConfig
+from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.data import save_dataset
 from interproto_lib.errors import ConfigError, DatasetError, RunError
-from interproto_lib.runs import runs_by_method, write_results
+from interproto_lib.runs import Result, runs_by_method, write_results
 from interproto_lib.training import train
 
 NAN = float("nan")
@@ -76,8 +80,9 @@ def experiment(tmp_path_factory):
             run = train(config, dataset, folder / f"{method}-s{seed}", progress="none")
             embeddings = embed_dataset(run, dataset)
             save_embeddings(embeddings, run)
-            results = held_out_results(held_out_check(run, dataset, embeddings), run=run.name)
-            write_results(run.path, "held_out", results, parameters={})
+            rules = JudgingRules(evaluation=EvaluationConfig(), child_below_years=config.child_below_years)
+            results = held_out_results(held_out_check(run, dataset, embeddings), run=run.name, rules=rules)
+            write_results(run.path, "held_out", results, parameters=rules.to_dict())
     return folder
 
 
@@ -193,7 +198,7 @@ def test_results_record_mean_interval_and_runs():
 
 
 def test_held_out_accuracies_are_those_recorded(runs):
-    table = measure_runs(runs, held_out_accuracies)
+    table = held_out_accuracies(runs)
     assert set(table["method"]) == set(METHODS)
     assert (table.groupby(["method", "seed"]).size() == table["measure"].nunique()).all()
     recorded = json.loads((runs["arcface"][1].path / "results" / "held_out.json").read_text())["results"]
@@ -201,7 +206,73 @@ def test_held_out_accuracies_are_those_recorded(runs):
     wanted = {r["name"].split("/")[1]: r["value"] for r in recorded if r["value"] is not None}
     assert rows.to_dict() == wanted
     with pytest.raises(RunError, match="02_train"):
-        held_out_accuracies(SimpleNamespace(path=runs["arcface"][0].path.parent))
+        held_out_accuracies({"arcface": [SimpleNamespace(path=runs["arcface"][0].path.parent)]})
+
+
+def judged(folder, method, **parameters):
+    """A run of which only the record of the held-out check is there."""
+    run = SimpleNamespace(name=f"{method}-s0", seed=0, path=folder / f"{method}-s0")
+    known = {"verification_threshold": "ten_fold", "epoch_choice": "last", "gap_inclusive": True}
+    parameters = {**known, "child_below_years": 13.0, **parameters}
+    result = Result(name="accuracy/C20", value=80.0, unit="percent", n=10, n_of="pairs")
+    write_results(run.path, "held_out", [result], parameters={k: v for k, v in parameters.items() if v is not None})
+    return {method: [run]}
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"gap_inclusive": False}, "a-s0 by gap_inclusive=True, b-s0 by gap_inclusive=False"),
+        ({"epoch_choice": "best_on_test"}, "a-s0 by epoch_choice='last', b-s0 by epoch_choice='best_on_test'"),
+        ({"child_below_years": 16.0}, r"a-s0 by child_below_years=13\.0, b-s0 by child_below_years=16\.0"),
+    ],
+)
+def test_runs_judged_by_different_rules_are_not_compared(tmp_path, other, message):
+    runs = judged(tmp_path, "a") | judged(tmp_path, "b")
+    assert common_rules(runs) == JudgingRules(evaluation=EvaluationConfig(), child_below_years=13.0)
+    assert list(held_out_accuracies(runs)["value"]) == [80.0, 80.0]
+    runs |= judged(tmp_path, "b", **other)
+    with pytest.raises(RunError, match=message):
+        held_out_accuracies(runs)
+
+
+def test_a_record_without_rules_says_what_to_run(tmp_path):
+    with pytest.raises(RunError, match=r"epoch_choice missing.*02_train\.ipynb for run 'a-s0' again"):
+        common_rules(judged(tmp_path, "a", epoch_choice=None))
+
+
+def test_runs_of_some_seeds_are_kept():
+    runs = {m: [SimpleNamespace(seed=s) for s in seeds] for m, seeds in (("a", (0, 1, 2)), ("b", (1, 2)))}
+    assert {m: [run.seed for run in of] for m, of in of_seeds(runs).items()} == {"a": [0, 1, 2], "b": [1, 2]}
+    assert {m: [run.seed for run in of] for m, of in of_seeds(runs, [2, 1]).items()} == {"a": [1, 2], "b": [1, 2]}
+    with pytest.raises(RunError, match=r"'b' has no finished run of seed 0, only of 1, 2\. .* run='b-s0' and seed=0"):
+        of_seeds(runs, [0, 1])
+    with pytest.raises(ConfigError, match="whole numbers, '1' is none"):
+        of_seeds(runs, ["1"])
+
+
+def test_gap_of_prototypes_and_features_against_loops(runs):
+    gaps = prototype_feature_gaps(runs, cohort="child-child")
+    assert [(row.method, row.seed) for row in gaps.itertuples()] == [(m, s) for m in METHODS for s in (0, 1)]
+    for row, run in zip(gaps.itertuples(), (run for of in runs.values() for run in of), strict=True):
+        embeddings = load_embeddings(run)
+        vectors, table = embeddings.vectors.astype(np.float64), embeddings.manifest
+        unit = [w / np.linalg.norm(w) for w in run.prototypes[:3].astype(np.float64)]
+        of = [vectors[((table["identity"] == f"id00{i}") & (table["age_years"] < 13)).to_numpy()] for i in range(3)]
+        pairs = [(unit[i] @ unit[j], (of[i] @ of[j].T).mean()) for i, j in ((0, 1), (0, 2), (1, 2))]
+        differences = [prototype - feature for prototype, feature in pairs]
+        assert row.n_pairs == 3
+        assert row.gap_mean == pytest.approx(np.mean(differences), abs=1e-6)
+        assert row.gap_rms == pytest.approx(np.sqrt(np.mean(np.square(differences))), abs=1e-6)
+        assert row.correlation == pytest.approx(np.corrcoef(np.transpose(pairs))[0, 1], abs=1e-4)
+    results = {result.name: result for result in gap_results(gaps)}
+    assert len(results) == 2 * 3
+    of_baseline = results["prototype-feature gap_mean/arcface"]
+    assert of_baseline.value == pytest.approx(gaps["gap_mean"][:2].mean())
+    assert (of_baseline.n, of_baseline.runs) == (2, ["arcface-s0", "arcface-s1"])
+    unknown = gap_results(gaps.assign(correlation=NAN))[2]
+    assert (unknown.value, unknown.n) == (None, 0)
+    assert "nothing correlates" in unknown.note
 
 
 def test_runs_of_one_seed_are_drawn():
@@ -220,7 +291,7 @@ AGES = {"a": [5, 8, 30], "b": [4, 40, 50], "c": [6, 7, 9], "d": [30, 31, NAN]}
 HELDOUT = {"x": [3, 30], "y": [4, 40]}
 
 
-def made(ages=AGES, heldout=HELDOUT, *, min_child_images=2):
+def made(ages=AGES, heldout=HELDOUT, *, min_child_images=2, child_below_years=13.0):
     """A run of random vectors: of the training identities a and c are child identities, b has one child image."""
     rows = [
         (name, age, split)
@@ -233,10 +304,10 @@ def made(ages=AGES, heldout=HELDOUT, *, min_child_images=2):
     vectors = generator.normal(size=(len(table), 8))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     names = sorted(ages)
-    n_child = [sum(age < 13 for age in ages[name]) for name in names]
+    n_child = [sum(age < child_below_years for age in ages[name]) for name in names]
     classes = pd.DataFrame({"identity": names, "is_child": [n >= min_child_images for n in n_child]})
     prototypes = generator.normal(size=(len(names), 8)).astype(np.float32)
-    config = SimpleNamespace(min_child_images=min_child_images)
+    config = SimpleNamespace(min_child_images=min_child_images, child_below_years=child_below_years)
     run = SimpleNamespace(name="arcface-s0", seed=0, classes=classes, prototypes=prototypes, config=config)
     return run, Embeddings(vectors.astype(np.float32), table)
 
@@ -264,6 +335,20 @@ def test_matrix_of_children_is_of_the_runs_child_identities():
         cohort_matrix(none, embeddings, "child-child")
     with pytest.raises(ConfigError, match="unknown cohort 'old'"):
         cohort_matrix(run, embeddings, "old")
+
+
+def test_who_is_a_child_follows_the_run():
+    ages = {"a": [5, 8, 30], "b": [14, 15, 50], "c": [6, 7, 15]}
+    run, embeddings = made(ages, {"x": [14, 30], "y": [15, 40]}, child_below_years=16.0)
+    usual, _ = made(ages, {"x": [14, 30], "y": [15, 40]})
+    assert available_cohorts(run, embeddings.manifest, split="heldout")[0] == "child-child"
+    assert available_cohorts(usual, embeddings.manifest, split="heldout") == ["all"]
+    assert list(cohort_matrix(run, embeddings, "child-child").row_identities) == ["a", "b", "c"]
+    assert list(cohort_matrix(run, embeddings, "child-child").n_row_images) == [2, 2, 3]
+    assert list(cohort_matrix(usual, embeddings, "child-child").n_row_images) == [2, 2]
+    assert choose_identities(run, embeddings.manifest, "adult-adult", n=9) == ["a", "b"]
+    assert choose_identities(usual, embeddings.manifest, "adult-adult", n=9) == ["a", "b", "c"]
+    assert choose_identities(run, embeddings.manifest, "child-child", n=9) == ["a", "b", "c"]
 
 
 def test_matrix_of_all_images_against_loops():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 
-from interproto_lib.analysis import mean_and_std, paired_difference
+from interproto_lib.analysis import mean_and_std, paired_difference, paired_differences
+from interproto_lib.analysis.statistics import PAIRED_COLUMNS
 from interproto_lib.errors import ConfigError
 
 
@@ -61,6 +63,23 @@ def test_one_seed_has_no_interval():
     assert result.mean == 1.5
     assert (result.interval, result.std, result.excludes_zero, result.n) == (None, None, None, 1)
     assert str(result) == "+1.5 (1 seed, no interval)"
+
+
+def test_a_table_is_paired_measure_by_measure_and_method_by_method():
+    rows = [("C20", "a", 0, 1.0, 2.0), ("C20", "b", 0, 1.0, 4.0), ("C20", "a", 1, 3.0, 5.0), ("C30", "a", 0, 1.0, 0.0)]
+    table = pd.DataFrame(rows, columns=list(PAIRED_COLUMNS))
+    found = paired_differences(table)
+    assert {key: d.differences for key, d in found.items()} == {
+        ("C20", "a"): (1.0, 2.0),
+        ("C20", "b"): (3.0,),
+        ("C30", "a"): (-1.0,),
+    }
+    assert list(found) == [("C20", "a"), ("C20", "b"), ("C30", "a")]
+    assert paired_differences(table, confidence=0.5)["C20", "a"].confidence == 0.5
+    with pytest.raises(ConfigError, match="no column treated"):
+        paired_differences(table.drop(columns="treated"))
+    with pytest.raises(ConfigError, match="Seed given twice"):
+        paired_differences(pd.concat([table, table.iloc[:1]]))
 
 
 def test_errors():

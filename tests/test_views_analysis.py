@@ -12,6 +12,7 @@ from interproto_lib.analysis.similarity import SimilarityMatrix
 from interproto_lib.analysis.similarity_summary import summarise_similarity
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.distributions import (
+    describe_gaps,
     describe_prototypes_and_features,
     prototype_vs_feature_figure,
     similarity_distribution_figure,
@@ -229,6 +230,36 @@ def test_sentence_on_prototypes_and_features(prototypes, features, verdict):
     assert "(2 seeds)" in text
 
 
+def gap_table(gaps, prototype_mean=0.1):
+    return pd.DataFrame(
+        {
+            "method": "IP",
+            "seed": range(len(gaps)),
+            "prototype_mean": prototype_mean,
+            "feature_mean": [prototype_mean - gap for gap in gaps],
+            "gap_mean": gaps,
+            "gap_rms": 0.25,
+            "correlation": 0.5,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("gaps", "texts"),
+    [
+        ([-0.1, -0.3], ["on average 0.200 lower than the similarity", "(0.100 against 0.300)", "(mean of 2 seeds)"]),
+        ([0.05], ["on average 0.050 higher than the similarity", "this gap is 0.250; over", "is 0.50 (one seed)"]),
+        ([0.0001], ["on average the same to 3 decimals as the similarity"]),
+    ],
+)
+def test_sentence_on_gaps_follows_the_numbers(gaps, texts):
+    sentence = describe_gaps(gap_table(gaps))
+    assert sentence.startswith("- IP: the cosine of two prototypes is on average ")
+    for text in texts:
+        assert text in sentence
+    assert "correlation" not in describe_gaps(gap_table(gaps).assign(correlation=NAN))
+
+
 def quality(purity=0.5):
     return ProjectionQuality(
         child_purity_original=purity,
@@ -309,28 +340,40 @@ OPTIONS = {"baseline": "ArcFace", "unit": "points", "scale": 100.0}
 @pytest.mark.parametrize(
     ("differences", "texts"),
     [
-        ([0.010, 0.011, 0.012], ["+1.10 points (mean of 3 seeds", "lies above zero"]),
-        ([-0.010, -0.011, -0.012], ["−1.10 points", "lies below zero"]),
-        ([0.0092, -0.01, -0.0079], ["−0.29 points", "holds zero: not told from chance"]),
-        ([0.02], ["With a single seed it cannot be said", "- C20: IP +2.00 points"]),
+        (
+            [0.010, 0.011, 0.012],
+            ["to ArcFace in points, mean of 3 seeds with its 95%", "- C20: IP +1.10 (0.85 to 1.35)"],
+        ),
+        ([-0.010, -0.011, -0.012], ["- C20: IP −1.10 (−1.35 to −0.85)"]),
+        ([0.0092, -0.01, -0.0079], ["- C20: IP −0.29 (−2.91 to 2.33), not told from chance"]),
+        ([0.02], ["With a single seed it cannot be said", "to ArcFace in points:", "- C20: IP +2.00"]),
     ],
 )
 def test_sentence_on_paired_differences(differences, texts):
+    """The intervals by hand: t quantile 4.3027, so 0.1 x 4.3027 / sqrt(3) = 0.248 around 1.10."""
     sentence = describe_paired_differences(paired(differences), **OPTIONS)
     for text in texts:
         assert text in sentence
+    assert sentence.endswith(texts[-1]), "no more is said"
 
 
 def test_a_single_seed_is_said_once_before_its_lines():
     alone = pd.concat([paired([0.02]), paired([-0.01], "C30")])
     text = describe_paired_differences(alone, **OPTIONS)
     assert text.count("single seed") == 1
-    assert text.endswith("Differences to ArcFace:\n\n- C20: IP +2.00 points\n- C30: IP −1.00 points")
+    assert text.endswith("Difference to ArcFace in points:\n\n- C20: IP +2.00\n- C30: IP −1.00")
     both = describe_paired_differences(pd.concat([paired([0.01, 0.02]), paired([-0.01], "C30")]), **OPTIONS)
-    first, said, line = both.split("\n\n")
+    first, interval, said, line = both.split("\n\n")
     assert "mean of 2 seeds" in first
+    assert interval.startswith("- C20: IP +1.50 (")
     assert "single seed" in said
-    assert line == "- C30: IP −1.00 points"
+    assert line == "- C30: IP −1.00"
+
+
+def test_methods_stand_together_under_each_measure():
+    table = pd.concat([paired([0.01]).assign(method=m, measure=k) for m in ("a", "b") for k in ("C20", "C30")])
+    lines = [line for line in describe_paired_differences(table, **OPTIONS).split("\n") if line.startswith("-")]
+    assert lines == ["- C20: a +1.00", "- C20: b +1.00", "- C30: a +1.00", "- C30: b +1.00"]
 
 
 def test_interval_in_the_figure_is_students():

@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interproto_lib.analysis import MEASURE_COLUMNS, SimilarityMatrix
-from interproto_lib.config import TrainConfig
+from interproto_lib.analysis import MEASURE_COLUMNS, JudgingRules, SimilarityMatrix
+from interproto_lib.analysis.held_out import HELD_OUT_COLUMNS
+from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.views import (
     describe_available_cohorts,
+    describe_bounds,
+    describe_held_out,
     describe_in_short,
     describe_methods,
+    describe_rules,
     describe_similarities,
     measures_table,
     methods_table,
@@ -49,61 +53,157 @@ def changed(values, **changes):
     return values | {keys.get(name, name): values[keys.get(name, name)] + change for name, change in changes.items()}
 
 
+def rules(*, child_below_years=13.0, **evaluation):
+    return JudgingRules(evaluation=EvaluationConfig(**evaluation), child_below_years=child_below_years)
+
+
+def described(similarities, accuracies, **evaluation):
+    return describe_in_short(similarities, accuracies, baseline="arcface", rules=rules(**evaluation)).split("\n")
+
+
 def in_short(treated, accuracy, *, base=BASE, **options):
     similarities = measures({"arcface": base, "interproto-sum": treated}, **options)
     accuracies = measures({"arcface": ACCURACY, "interproto-sum": accuracy}, **options)
-    return describe_in_short(similarities, accuracies, baseline="arcface").split("\n")
+    return described(similarities, accuracies)
 
 
 def test_in_short_names_what_fell_and_what_rose():
-    first, prototypes, features, verification = in_short(
+    first, prototypes, _, unseen, seen, _, c20, c30, chance = in_short(
         changed(BASE, rms=-0.2, heldout=0.05, train=-0.03), changed(ACCURACY, C20=1.5, C30=-2.0)
     )
     assert "With ArcFace, different children are more alike than different adults on held-out people" in first
     assert "0.300 against 0.100" in first
-    below, above = ("the interval lies below zero", "the interval lies above zero")
-    assert f"0.400 with ArcFace, and 0.200 lower with Inter-Prototype sum ({below})" in prototypes
-    assert f"0.300 with ArcFace, and 0.050 higher with Inter-Prototype sum ({above}), on held-out people" in features
-    assert f"0.100 with ArcFace, and 0.030 lower with Inter-Prototype sum ({below}), on training images" in features
-    assert f"80.00 % with ArcFace, and 1.50 points higher with Inter-Prototype sum ({above}), 20 years" in verification
-    assert f"75.00 % with ArcFace, and 2.00 points lower with Inter-Prototype sum ({below}), 30 years" in verification
+    one = "With Inter-Prototype sum it is"
+    assert prototypes.endswith(f": 0.400 with ArcFace. {one} 0.200 lower (interval −0.200 to −0.200).")
+    assert unseen == f"  - On held-out people: 0.300 with ArcFace. {one} 0.050 higher (interval 0.050 to 0.050)."
+    assert seen == f"  - On training images: 0.100 with ArcFace. {one} 0.030 lower (interval −0.030 to −0.030)."
+    assert c20.startswith("  - 20 years or more apart (C20): 80.00 % with ArcFace. ")
+    assert c20.endswith(f"{one} 1.50 points higher (interval 1.50 to 1.50).")
+    assert c30.endswith(f"75.00 % with ArcFace. {one} 2.00 points lower (interval −2.00 to −2.00).")
+    assert "its 95% interval over 3 seeds holds zero" in chance
 
 
 def test_in_short_flips_with_the_numbers():
     base = BASE | {"child-child, train": -0.2, "child-child, held-out": 0.1}
-    first, prototypes, features, verification = in_short(
+    first, prototypes, _, unseen, seen, _, c20, c30, _ = in_short(
         changed(base, rms=0.2, heldout=-0.05, train=0.03), changed(ACCURACY, C20=-1.5), base=base
     )
     assert "as alike as different adults on held-out people" in first
     assert "and less alike than different adults on training images (mean similarity −0.200 against 0.000)" in first
-    assert "0.200 higher with Inter-Prototype sum (the interval lies above zero)" in prototypes
-    assert "0.050 lower" in features
-    assert "0.030 higher" in features
-    assert "1.50 points lower with Inter-Prototype sum (the interval lies below zero)" in verification
-    assert "and the same to 2 decimals with Inter-Prototype sum (the interval holds zero" in verification
+    assert "it is 0.200 higher (interval" in prototypes
+    assert "0.050 lower" in unseen
+    assert "0.030 higher" in seen
+    assert "1.50 points lower (interval" in c20
+    assert c30.endswith("75.00 % with ArcFace. With Inter-Prototype sum it is the same to 2 decimals.")
+
+
+def test_in_short_gives_each_method_a_sentence():
+    similarities = measures({"arcface": BASE, "interproto-sum": changed(BASE, rms=-0.2), "b": changed(BASE, rms=0.1)})
+    prototypes = described(similarities, measures({"arcface": ACCURACY}))[1]
+    assert "With Inter-Prototype sum it is 0.200 lower (interval −0.200 to −0.200). With b it is 0.100 hi" in prototypes
 
 
 def test_in_short_tells_chance_from_difference():
     noisy = in_short(changed(BASE, rms=-0.2), changed(ACCURACY, C20=1.5), noise=5.0)
-    assert "1.50 points higher with Inter-Prototype sum (the interval holds zero: not told from chance)" in noisy[3]
-    assert len(noisy) == 4
+    assert "With Inter-Prototype sum it is 1.50 points higher, not told from chance." in noisy[6]
     single = in_short(changed(BASE, rms=-0.2), ACCURACY, seeds=(1,))
     assert "interval" not in "".join(single)
-    assert single[4] == "- There is a single seed, so how much of any difference is chance cannot be judged."
+    assert (
+        single[-1] == "- **Chance.** There is a single seed, so how much of any difference is chance cannot be judged."
+    )
+    both = pd.concat([measures({"arcface": BASE, "b": BASE}), measures({"c": BASE}, seeds=(0,))])
+    assert "One without an interval comes from a single seed" in described(both, measures({"arcface": ACCURACY}))[-1]
 
 
 def test_in_short_says_what_is_not_there():
     base = {"all, train": 0.1, "all, held-out": 0.2, "all, prototypes (rms)": 0.3}
     similarities = measures({"arcface": base})
     accuracies = measures({"arcface": {"any": 90.0}})
-    lines = describe_in_short(similarities, accuracies, baseline="arcface").split("\n")
+    lines = described(similarities, accuracies)
     assert "This cannot be asked here" in lines[0]
-    assert "between those of all identities is 0.300 with ArcFace." in lines[1]
-    assert "different people (all images) is 0.200 with ArcFace, on held-out people" in lines[2]
-    assert "(C20, C30); on any two images accuracy is 90.00 % with ArcFace." in lines[3]
-    assert lines[4] == "- No other method was trained, so there is nothing to compare ArcFace with."
-    nothing = describe_in_short(similarities, accuracies.iloc[:0], baseline="arcface").split("\n")
-    assert nothing[3].endswith("could be judged (C20, C30).")
+    assert "between the prototypes of all identities" in lines[1]
+    assert lines[2].endswith("different people (all images).")
+    assert lines[3] == "  - On held-out people: 0.200 with ArcFace."
+    assert "could be judged (C20 and C30). Accuracy on pairs of any two images (chance is 50 %)." in lines[5]
+    assert lines[6] == "  - On held-out people: 90.00 % with ArcFace."
+    assert lines[7] == "- **Chance.** No other method was trained, so there is nothing to compare ArcFace with."
+    nothing = described(similarities, accuracies.iloc[:0])
+    assert nothing[5].endswith("could be judged (C20 and C30).")
+
+
+def test_in_short_says_by_what_rules_people_were_verified():
+    similarities, accuracies = measures({"arcface": BASE}), measures({"arcface": ACCURACY})
+    strict = "\n".join(described(similarities, accuracies, gap_inclusive=False))
+    assert "More than 20 years apart (C20): 80.00 %" in strict
+    assert "optimistic" not in strict
+    best = {"verification_threshold": "best_on_test", "epoch_choice": "best_on_test"}
+    assert "optimistic, threshold and epoch being chosen" in "\n".join(described(similarities, accuracies, **best))
+    best["verification_threshold"] = "ten_fold"
+    assert "optimistic, epoch being chosen" in "\n".join(described(similarities, accuracies, **best))
+
+
+@pytest.mark.parametrize(
+    ("choices", "said", "not_said"),
+    [
+        ({}, ["at least 20 (C20) or 30 (C30) years apart", "10 folds", "The last epoch is judged."], "optimistic"),
+        ({"gap_inclusive": False}, ["more than 20 (C20) or 30 (C30) years apart"], "at least"),
+        ({"verification_threshold": "best_on_test"}, ["best on the very pairs judged", "optimistic"], "folds"),
+        ({"epoch_choice": "best_on_test"}, ["Of all epochs", "optimistic", "10 folds"], "last epoch"),
+        ({"child_below_years": 16.0}, ["A child is below 16 years."], "13"),
+    ],
+)
+def test_rules_are_told_from_the_settings(choices, said, not_said):
+    text = describe_rules(rules(**choices))
+    for words in said:
+        assert words in text
+    assert not_said not in text
+
+
+NO_AGES = "the ages of the held-out images, as far as known, allow none."
+
+
+def checked(accuracy_of):
+    rows = [(kind, 100, accuracy, 1.0, 0.9, 0.3, 4) for kind, accuracy in accuracy_of.items()]
+    return pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("accuracy_of", "ending"),
+    [
+        ({"C20": 80.0, "C30": 70.0, "any": 90.0}, "The hardest kind for this run is C30."),
+        ({"C20": 80.0, "any": 75.0}, f"There are no C30 pairs: {NO_AGES}"),
+        ({"any": 75.0}, f"There are no child-adult pairs (C20 and C30): {NO_AGES}"),
+        ({"C20": 80.0, "C30": np.nan}, "Too few pairs of one person to be judged in 10 folds: C30."),
+        ({}, "so nothing could be verified."),
+    ],
+)
+def test_sentence_on_the_held_out_check_names_what_is_missing(accuracy_of, ending):
+    text = describe_held_out(checked(accuracy_of))
+    assert text.endswith(ending)
+    for kind, accuracy in accuracy_of.items():
+        assert np.isnan(accuracy) or f"{kind} {accuracy:.2f} % (100 pairs)" in text
+
+
+def bounds(source, *, seeds=(0,), epochs=14):
+    manifest = pd.DataFrame(
+        {"identity": ["a", "b", "c"], "split": ["train", "train", "heldout"], "source": source}, dtype=object
+    )
+    runs = {"arcface": [SimpleNamespace(config=TrainConfig(epochs=epochs), seed=seed) for seed in seeds]}
+    return describe_bounds(manifest, runs)
+
+
+def test_how_far_findings_go_depends_on_the_pictures():
+    drawn = bounds("synthetic", seeds=(0, 1, 2))
+    assert "measured on drawn faces: 2 people to train on and 1 to test on, with the network `small`" in drawn
+    assert "drawings by formula" in drawn
+    assert "With 3 seeds a method" in drawn
+    real = bounds("mine", epochs=1)
+    assert "measured on photographs: 2 people" in real
+    assert "trained for 1 epoch." in real
+    assert "drawing" not in real
+    assert "82.65" not in real
+    assert real.endswith("with one seed: how much of a difference is chance is not known.")
+    assert "measured on drawn faces and photographs:" in bounds(["synthetic", "mine", "mine"])
 
 
 def test_sentence_on_the_phenomenon_follows_the_numbers():
@@ -193,4 +293,7 @@ def test_settings_that_differ_are_named():
     assert alone.startswith("1 training of 1 method, each on 7 images of 2 identities, 1 of them child identities.")
     text = describe_methods({"arcface": [run(), run(seed=1)], "other": [run(margin=0.1)]})
     assert text.startswith("3 trainings of 2 methods")
-    assert "The methods differ in `margin`; all other settings are equal." in text
+    assert "The runs differ in `margin`; all other settings that decide the result are equal" in text
+    where = describe_methods({"arcface": [run(threads=1, wandb=True, device="cpu"), run(threads=2, seed=1)]})
+    assert where.endswith("All settings that decide the result are equal, but for the seed.")
+    assert "`keep_every_epoch`" in describe_methods({"arcface": [run(), run(keep_every_epoch=True)]})

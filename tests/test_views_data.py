@@ -96,6 +96,17 @@ def test_contact_sheet_frames_and_labels():
     assert axes.images[3].get_extent()[3] > bottom, "the second identity stands below the first"
 
 
+def test_contact_sheets_know_who_is_a_child_here():
+    ages = np.array([14.0, 30.0])
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    assert "0 of 2 images show a child" in contact_sheet_figure(images, ages, ["a", "b"]).description
+    assert "1 of 2 images show a child" in contact_sheet_figure(
+        images, ages, ["a", "b"], child_below_years=16.0
+    ).description  # fmt: skip
+    first = [contact_sheet_rows(ages, ["a", "b"], n_identities=1, seed=s, child_below_years=16.0) for s in range(9)]
+    assert [list(rows) for rows in first] == [[0]] * 9
+
+
 def test_contact_sheet_says_what_it_leaves_out():
     figure = contact_sheet_figure(np.zeros((5, 8, 8, 3), np.uint8), np.full(5, 30.0), ["a"] * 5, max_columns=3)
     assert figure.axes[0].texts[0].get_text() == "a\n+2 more"

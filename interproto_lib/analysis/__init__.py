@@ -17,13 +17,17 @@ from interproto_lib.analysis.cohorts import (
     prototypes_of,
 )
 from interproto_lib.analysis.comparison import (
+    GAP_MEASURES,
     MEASURE_COLUMNS,
     child_neighbour_share,
+    common_rules,
     comparison_results,
     confused_table,
+    gap_results,
     held_out_accuracies,
-    measure_runs,
+    of_seeds,
     paired_with_baseline,
+    prototype_feature_gaps,
     runs_of_seed,
     similarity_measures,
     similarity_table,
@@ -36,11 +40,7 @@ from interproto_lib.analysis.embedding import (
     load_embeddings,
     save_embeddings,
 )
-from interproto_lib.analysis.held_out import (
-    describe_held_out,
-    held_out_check,
-    held_out_results,
-)
+from interproto_lib.analysis.held_out import JudgingRules, held_out_check, held_out_results, judging_rules
 from interproto_lib.analysis.projection import (
     ProjectionQuality,
     nearest_neighbours,
@@ -61,7 +61,13 @@ from interproto_lib.analysis.similarity_summary import (
     prototype_feature_gap,
     summarise_similarity,
 )
-from interproto_lib.analysis.statistics import MeanStd, PairedDifference, mean_and_std, paired_difference
+from interproto_lib.analysis.statistics import (
+    MeanStd,
+    PairedDifference,
+    mean_and_std,
+    paired_difference,
+    paired_differences,
+)
 from interproto_lib.analysis.verification import (
     BestThresholdResult,
     VerificationResult,
@@ -74,9 +80,11 @@ from interproto_lib.analysis.verification import (
 
 __all__ = [
     "COHORTS",
+    "GAP_MEASURES",
     "MEASURE_COLUMNS",
     "BestThresholdResult",
     "Embeddings",
+    "JudgingRules",
     "MeanStd",
     "PairedDifference",
     "ProjectionQuality",
@@ -93,30 +101,34 @@ __all__ = [
     "cohort_identities",
     "cohort_matrix",
     "cohort_similarity",
+    "common_rules",
     "comparison_results",
     "confused_table",
-    "describe_held_out",
     "different_pairs",
     "embed_dataset",
     "embed_images",
+    "gap_results",
     "held_out_accuracies",
     "held_out_check",
     "held_out_results",
     "identities_child_first",
     "inter_class_similarity",
     "intra_class_similarity",
+    "judging_rules",
     "load_backbone",
     "load_embeddings",
     "mean_and_std",
-    "measure_runs",
     "most_confused_pairs",
     "nearest_neighbours",
+    "of_seeds",
     "pair_scores",
     "paired_difference",
+    "paired_differences",
     "paired_with_baseline",
     "project_prototypes",
     "projection_quality",
     "prototype_feature_gap",
+    "prototype_feature_gaps",
     "prototype_pairs",
     "prototype_similarity",
     "prototypes_of",

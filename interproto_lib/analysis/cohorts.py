@@ -1,8 +1,9 @@
 """Who is compared with whom in a run: one definition of child identities for every notebook.
 
-On training images a child cohort is made of the run's child identities (`is_child` of its classes), which are those
-that the Inter-Prototype loss acts on where its scope is `child`. Held-out identities are no classes of any run; each
-counts from its first child image on. Adults need no such rule: every identity with an adult image counts.
+An image is a child's below the run's `child_below_years`, and an adult's from there on. On training images a child
+cohort is made of the run's child identities (`is_child` of its classes), which are those that the Inter-Prototype loss
+acts on where its scope is `child`. Held-out identities are no classes of any run; each counts from its first child
+image on. Adults need no such rule: every identity with an adult image counts.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def available_cohorts(run: RunFolder, manifest: pd.DataFrame, *, split: str = "t
     """List the cohorts of a split in which there are at least two identities with images on both sides.
 
     Args:
-        run: The run; its classes say who is a child identity among the training identities.
+        run: The run; its settings say what a child image is, its classes who is a child identity in training.
         manifest: The manifest.
         split: Which of its rows count.
 
@@ -66,7 +67,9 @@ def available_cohorts(run: RunFolder, manifest: pd.DataFrame, *, split: str = "t
     """
     found = []
     for cohort in COHORTS:
-        identities = set(cohort_identities(manifest, cohort, split=split))
+        identities = set(
+            cohort_identities(manifest, cohort, child_below_years=run.config.child_below_years, split=split)
+        )
         if _is_of_children(cohort, split):
             identities &= set(child_identities(run))
         if cohort != "all" and len(identities) >= 2:
@@ -78,7 +81,7 @@ def choose_identities(run: RunFolder, manifest: pd.DataFrame, cohort: str, *, n:
     """Draw training identities of a cohort for a map.
 
     Args:
-        run: The run; its classes say who is a child identity.
+        run: The run; its settings say what a child image is, its classes who is a child identity.
         manifest: The manifest.
         cohort: A name of `COHORTS`.
         n: How many at most.
@@ -92,7 +95,10 @@ def choose_identities(run: RunFolder, manifest: pd.DataFrame, cohort: str, *, n:
         DatasetError: No identity has such images.
     """
     among = child_identities(run) if _is_of_children(cohort, "train") else None
-    return [str(name) for name in sample_identities(manifest, cohort=cohort, n=n, seed=seed, among=among)]
+    drawn = sample_identities(
+        manifest, cohort=cohort, n=n, seed=seed, child_below_years=run.config.child_below_years, among=among
+    )
+    return [str(name) for name in drawn]
 
 
 def cohort_matrix(
@@ -106,7 +112,7 @@ def cohort_matrix(
     """Compute Eq. 2 for a cohort of a run, with Eq. 1 where there are prototypes.
 
     Args:
-        run: The run, for its prototypes and child identities.
+        run: The run, for its prototypes, its child identities and what it takes for a child image.
         embeddings: Its embeddings.
         cohort: A name of `COHORTS`.
         split: `train`, or `heldout`, which has no prototypes.
@@ -134,8 +140,9 @@ def cohort_matrix(
         prototypes,
         classes,
         cohort=cohort,
-        split=split,
         identities=identities,
+        child_below_years=run.config.child_below_years,
+        split=split,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 
 import pandas as pd
@@ -10,15 +10,54 @@ import pandas as pd
 from interproto_lib.analysis.class_similarity import prototype_similarity
 from interproto_lib.analysis.cohorts import available_cohorts, cohort_matrix, prototypes_of
 from interproto_lib.analysis.embedding import load_embeddings
+from interproto_lib.analysis.held_out import JudgingRules, judging_rules
 from interproto_lib.analysis.projection import nearest_neighbours
 from interproto_lib.analysis.similarity import SimilarityMatrix
-from interproto_lib.analysis.similarity_summary import SimilaritySummary, most_confused_pairs, summarise_similarity
-from interproto_lib.analysis.statistics import paired_difference
-from interproto_lib.errors import DatasetError, RunError
+from interproto_lib.analysis.similarity_summary import (
+    PrototypeFeatureGap,
+    SimilaritySummary,
+    most_confused_pairs,
+    prototype_feature_gap,
+    summarise_similarity,
+)
+from interproto_lib.analysis.statistics import mean_and_std, paired_differences
+from interproto_lib.errors import ConfigError, DatasetError, RunError
 from interproto_lib.runs import Result, RunFolder, read_results
 
 MEASURE_COLUMNS = ("measure", "method", "seed", "value")
-"""Columns of the tables that `measure_runs` and `similarity_measures` give."""
+"""Columns of the tables that `held_out_accuracies` and `similarity_measures` give."""
+
+GAP_MEASURES = ("gap_mean", "gap_rms", "correlation")
+"""Columns of `prototype_feature_gaps` that `gap_results` records."""
+
+
+def of_seeds(methods: Mapping[str, Sequence[RunFolder]], seeds: Sequence[int] = ()) -> dict[str, list[RunFolder]]:
+    """Keep the runs of some seeds.
+
+    Args:
+        methods: Method -> its runs, as `interproto_lib.runs.runs_by_method` gives them.
+        seeds: The seeds wanted of every method; empty keeps all runs.
+
+    Returns:
+        Method -> its runs, in their order.
+
+    Raises:
+        ConfigError: A seed is not a whole number.
+        RunError: A method has no run of a seed; the message says which training to run first.
+    """
+    wrong = [seed for seed in seeds if type(seed) is not int]
+    if wrong:
+        raise ConfigError(f"seeds={list(seeds)!r}: must be a list of whole numbers, {wrong[0]!r} is none")
+    for method, runs in methods.items():
+        there = [run.seed for run in runs]
+        missing = [seed for seed in seeds if seed not in there]
+        if missing:
+            raise RunError(
+                f"Method {method!r} has no finished run of seed {', '.join(map(str, missing))}, only of "
+                f"{', '.join(map(str, there))}. Run notebooks/02_train.ipynb with "
+                f"run={f'{method}-s{missing[0]}'!r} and seed={missing[0]} first."
+            )
+    return {method: [run for run in runs if not seeds or run.seed in seeds] for method, runs in methods.items()}
 
 
 def runs_of_seed(methods: Mapping[str, Sequence[RunFolder]], seed: int | None = None) -> dict[str, RunFolder]:
@@ -46,34 +85,13 @@ def runs_of_seed(methods: Mapping[str, Sequence[RunFolder]], seed: int | None = 
     return {method: runs[seeds[method].index(chosen)] for method, runs in methods.items()}
 
 
-def measure_runs(
-    runs: Mapping[str, Sequence[RunFolder]], measure: Callable[[RunFolder], Mapping[str, float]]
-) -> pd.DataFrame:
-    """Take the same measures of every run.
-
-    Args:
-        runs: Method -> its runs, as `interproto_lib.runs.runs_by_method` gives them.
-        measure: Gives the measures of one run by name, such as `held_out_accuracies`.
-
-    Returns:
-        One row a measure, method and seed, with the columns `MEASURE_COLUMNS`.
-    """
-    rows = [
-        (name, method, run.seed, value)
-        for method, of_method in runs.items()
-        for run in of_method
-        for name, value in measure(run).items()
-    ]
-    return pd.DataFrame(rows, columns=list(MEASURE_COLUMNS))
-
-
 def paired_with_baseline(measures: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Put each value beside the baseline's value of the same measure and seed.
 
     A seed that only one of the two methods was trained with has no partner and no row.
 
     Args:
-        measures: As `measure_runs` gives it.
+        measures: As `held_out_accuracies` or `similarity_measures` gives it.
         baseline: The method that the others are compared with.
 
     Returns:
@@ -93,20 +111,62 @@ def paired_with_baseline(measures: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return paired[["measure", "method", "seed", "baseline", "treated"]]
 
 
-def held_out_accuracies(run: RunFolder) -> dict[str, float]:
-    """Read the held-out accuracies of a run.
+def common_rules(methods: Mapping[str, Sequence[RunFolder]]) -> JudgingRules:
+    """Give the rules by which all runs were judged on held-out people.
 
     Args:
-        run: A finished run whose held-out check was recorded.
+        methods: Method -> its runs, whose held-out checks were recorded.
 
     Returns:
-        Kind of pair -> accuracy in percent; a kind that could not be judged is left out.
+        The rules.
 
     Raises:
-        RunError: There is no record; the message says what to run first.
+        RunError: A run has no record, or two runs were judged by different rules, so that their accuracies must not be
+            compared; the message names both.
     """
-    results = read_results(run.path, "held_out", made_by="02_train")
-    return {r.name.removeprefix("accuracy/"): r.value for r in results if r.value is not None}
+    first, *others = [run for runs in methods.values() for run in runs]
+    rules = judging_rules(first)
+    for other in others:
+        differing = [
+            (name, mine, theirs)
+            for (name, mine), theirs in zip(
+                rules.to_dict().items(), judging_rules(other).to_dict().values(), strict=True
+            )
+            if mine != theirs
+        ]
+        if differing:
+            by_first, by_other = (
+                ", ".join(f"{name}={(mine, theirs)[side]!r}" for name, mine, theirs in differing) for side in (0, 1)
+            )
+            raise RunError(
+                f"Accuracies of runs that were judged by different rules must not be compared: {first.name} by "
+                f"{by_first}, {other.name} by {by_other}. Run notebooks/02_train.ipynb for both with the same rules."
+            )
+    return rules
+
+
+def held_out_accuracies(methods: Mapping[str, Sequence[RunFolder]]) -> pd.DataFrame:
+    """Read the held-out accuracies of runs that were judged by the same rules.
+
+    Args:
+        methods: Method -> its runs, whose held-out checks were recorded.
+
+    Returns:
+        One row a kind of pair, method and seed, with the columns `MEASURE_COLUMNS`: the accuracy in percent. A kind
+        that could not be judged is left out.
+
+    Raises:
+        RunError: A run has no record (the message says what to run first), or runs were judged by different rules.
+    """
+    common_rules(methods)
+    rows = [
+        (result.name.removeprefix("accuracy/"), method, run.seed, result.value)
+        for method, runs in methods.items()
+        for run in runs
+        for result in read_results(run.path, "held_out", made_by="02_train")
+        if result.value is not None
+    ]
+    return pd.DataFrame(rows, columns=list(MEASURE_COLUMNS))
 
 
 def similarity_table(methods: Mapping[str, Sequence[RunFolder]], *, threshold: float = 0.3) -> pd.DataFrame:
@@ -170,6 +230,59 @@ def confused_table(matrices: Mapping[str, SimilarityMatrix], *, top: int = 10) -
     return pd.concat(pairs, ignore_index=True)[["method", "row_identity", "column_identity", "similarity"]]
 
 
+def prototype_feature_gaps(methods: Mapping[str, Sequence[RunFolder]], *, cohort: str) -> pd.DataFrame:
+    """Measure for every run how far its prototypes are from the features they stand for.
+
+    Args:
+        methods: Method -> its runs; embeddings are read run by run.
+        cohort: Whose training images are compared, a name of `interproto_lib.analysis.COHORTS`.
+
+    Returns:
+        One row a method and seed: `method`, `seed`, `cohort` and the fields of `PrototypeFeatureGap`.
+
+    Raises:
+        DatasetError: A run has no identities of this cohort.
+        RunError: A run has no embeddings; the message says what to run first.
+    """
+    rows = []
+    for method, runs in methods.items():
+        for run in runs:
+            matrix = cohort_matrix(run, load_embeddings(run), cohort)
+            gap = prototype_feature_gap(matrix, run.prototypes, run.classes)
+            rows.append({"method": method, "seed": run.seed, "cohort": cohort, **gap.to_dict()})
+    columns = ["method", "seed", "cohort", *(field.name for field in fields(PrototypeFeatureGap))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def gap_results(gaps: pd.DataFrame) -> list[Result]:
+    """Turn the gaps between prototypes and features into records.
+
+    Args:
+        gaps: As `prototype_feature_gaps` gives it.
+
+    Returns:
+        One result a method and column of `GAP_MEASURES`: its mean over the seeds.
+    """
+    results = []
+    for (method, cohort), of_method in gaps.groupby(["method", "cohort"], sort=False):
+        for measure in GAP_MEASURES:
+            values = of_method[measure].dropna()
+            mean = mean_and_std(values).mean if len(values) else None
+            results.append(
+                Result(
+                    name=f"prototype-feature {measure}/{method}",
+                    value=mean,
+                    unit="correlation" if measure == "correlation" else "cosine",
+                    n=len(values),
+                    n_of="seeds",
+                    runs=[f"{method}-s{seed}" for seed in of_method["seed"]],
+                    protocol=f"{cohort} pairs of training identities, prototypes minus features",
+                    note="" if mean is not None else "Prototypes or features do not vary, so nothing correlates.",
+                )
+            )
+    return results
+
+
 def child_neighbour_share(run: RunFolder, *, k: int = 5) -> tuple[float, float]:
     """Measure how much the child prototypes of a run bunch in the space they live in.
 
@@ -205,10 +318,8 @@ def comparison_results(paired: Mapping[str, pd.DataFrame], *, baseline: str, con
     """
     results = []
     for unit, table in paired.items():
-        for (measure, method), rows in table.groupby(["measure", "method"], sort=False):
-            difference = paired_difference(
-                rows["baseline"].to_numpy(dtype=float), rows["treated"].to_numpy(dtype=float), confidence=confidence
-            )
+        for (measure, method), difference in paired_differences(table, confidence=confidence).items():
+            seeds = table.loc[(table["measure"] == measure) & (table["method"] == method), "seed"]
             results.append(
                 Result(
                     name=f"{measure}/{method} minus {baseline}",
@@ -218,7 +329,7 @@ def comparison_results(paired: Mapping[str, pd.DataFrame], *, baseline: str, con
                     n_of="seeds",
                     interval=difference.interval,
                     confidence=confidence if difference.interval else None,
-                    runs=[f"{name}-s{seed}" for seed in rows["seed"] for name in (baseline, str(method))],
+                    runs=[f"{name}-s{seed}" for seed in seeds for name in (baseline, method)],
                     note="" if difference.interval else "One seed has no interval.",
                 )
             )

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from interproto_lib.errors import ConfigError
+
+PAIRED_COLUMNS = ("measure", "method", "seed", "baseline", "treated")
+"""Columns of a table of paired values: what was measured, the treated method, the seed, and both values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,35 @@ def paired_difference(baseline: ArrayLike, treated: ArrayLike, *, confidence: fl
         confidence=confidence,
         n=n,
     )
+
+
+def paired_differences(table: pd.DataFrame, *, confidence: float = 0.95) -> dict[tuple[str, str], PairedDifference]:
+    """Compute the paired difference for each measure and method of a table.
+
+    Args:
+        table: One row a measure, method and seed, with the columns `PAIRED_COLUMNS`.
+        confidence: Confidence of the interval.
+
+    Returns:
+        (measure, method) -> difference treated minus baseline, in the order of the table.
+
+    Raises:
+        ConfigError: A column is missing, or a seed stands twice.
+    """
+    missing = [column for column in PAIRED_COLUMNS if column not in table.columns]
+    if missing:
+        raise ConfigError(
+            f"The table of paired values has no column {', '.join(missing)}; its columns: {', '.join(map(str, table))}."
+        )
+    twice = table.duplicated(["measure", "method", "seed"])
+    if twice.any():
+        raise ConfigError(f"Seed given twice: {table.loc[twice, ['measure', 'method', 'seed']].iloc[0].to_dict()}.")
+    return {
+        (str(measure), str(method)): paired_difference(
+            group["baseline"].to_numpy(dtype=float), group["treated"].to_numpy(dtype=float), confidence=confidence
+        )
+        for (measure, method), group in table.groupby(["measure", "method"], sort=False)
+    }
 
 
 def _std(numbers: NDArray[np.float64]) -> float | None:

@@ -14,21 +14,18 @@ from interproto_lib.views.comparison import (
     readable_measures,
 )
 from interproto_lib.views.distributions import (
+    describe_gaps,
     describe_prototypes_and_features,
     prototype_vs_feature_figure,
     similarity_distribution_figure,
     similarity_summary_figure,
 )
+from interproto_lib.views.held_out import describe_held_out, describe_rules, gap_words
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
-from interproto_lib.views.seeds import (
-    describe_paired_differences,
-    interval_verdict,
-    paired_difference_figure,
-    paired_differences,
-)
+from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure
 from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
 from interproto_lib.views.similarity import block_means, describe_cohorts, describe_similarity, similarity_figure
-from interproto_lib.views.story import describe_in_short, describe_methods, methods_table
+from interproto_lib.views.story import describe_bounds, describe_in_short, describe_methods, methods_table
 from interproto_lib.views.style import (
     ADULT_COLOUR,
     CHILD_COLOUR,
@@ -57,8 +54,11 @@ __all__ = [
     "contact_sheet_rows",
     "describe_ages",
     "describe_available_cohorts",
+    "describe_bounds",
     "describe_child_identities",
     "describe_cohorts",
+    "describe_gaps",
+    "describe_held_out",
     "describe_in_short",
     "describe_methods",
     "describe_pair_kinds",
@@ -66,19 +66,19 @@ __all__ = [
     "describe_projections",
     "describe_prototypes_and_features",
     "describe_purity",
+    "describe_rules",
     "describe_similarities",
     "describe_similarity",
     "describe_training",
     "display_names",
     "figure_style",
-    "interval_verdict",
+    "gap_words",
     "measure_words",
     "measures_table",
     "method_styles",
     "methods_table",
     "new_figure",
     "paired_difference_figure",
-    "paired_differences",
     "projection_figure",
     "prototype_vs_feature_figure",
     "readable_measures",

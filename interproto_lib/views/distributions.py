@@ -189,6 +189,34 @@ def prototype_vs_feature_figure(
     return figure
 
 
+def describe_gaps(gaps: pd.DataFrame) -> str:
+    """Say for each method how far the similarity of prototypes is from that of features, and whether they go together.
+
+    Args:
+        gaps: One row a method and seed, as `interproto_lib.analysis.prototype_feature_gaps` gives it.
+
+    Returns:
+        One line a method, as a Markdown list, means over the seeds; the wording follows sign and size.
+    """
+    lines = []
+    for method, of_method in gaps.groupby("method", sort=False):
+        mean, rms, correlation = (float(of_method[name].mean()) for name in ("gap_mean", "gap_rms", "correlation"))
+        than = f"{compared(mean)} than" if round(mean, 3) else f"{compared(mean)} as"
+        together = (
+            ""
+            if np.isnan(correlation)
+            else f"; over the pairs the correlation of the two is {number(correlation, decimals=2)}"
+        )
+        seeds = "one seed" if len(of_method) == 1 else f"mean of {len(of_method)} seeds"
+        lines.append(
+            f"- {method}: the cosine of two prototypes is on average {than} the similarity of their images "
+            f"({number(float(of_method['prototype_mean'].mean()))} against "
+            f"{number(float(of_method['feature_mean'].mean()))}), the root mean square of this gap is {number(rms)}"
+            f"{together} ({seeds})."
+        )
+    return "\n".join(lines)
+
+
 def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) -> LabelledFigure:
     """Draw mean, rms, 95th percentile and share above the threshold of prototypes and features, one dot a seed.
 

@@ -55,7 +55,7 @@ def projection_figure(
     n_child = int(is_child.sum())
     description = (
         f"{len(is_child):,} prototypes in the plane ({listed(list(points))}) for {listed(methods)}; "
-        f"{n_child:,} belong to identities with child images."
+        f"{n_child:,} belong to child identities."
     )
     with figure_style():
         figure = new_figure(0.3 + side * n_columns, 0.35 + n_rows * (side + 0.55), description=description)
@@ -126,10 +126,10 @@ def _quality_text(quality: ProjectionQuality) -> str:
 
 
 def _legend(figure: LabelledFigure, n_adult: int, n_child: int) -> None:
-    without = f"identities without child images, n = {n_adult:,}" if n_child else f"identities, n = {n_adult:,}"
+    without = f"other identities, n = {n_adult:,}" if n_child else f"identities, n = {n_adult:,}"
     handles = [Line2D([], [], linestyle="", marker="o", markersize=4, color=ADULT_COLOUR, label=without)]
     if n_child:
-        label = f"identities with child images, n = {n_child:,}"
+        label = f"child identities, n = {n_child:,}"
         handles.append(
             Line2D([], [], linestyle="", marker="^", markersize=6, color=CHILD_COLOUR, markeredgecolor="#1A1A1A",
                    markeredgewidth=0.4, label=label)

@@ -6,42 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from interproto_lib.analysis.statistics import PairedDifference, paired_difference
-from interproto_lib.errors import ConfigError
+from interproto_lib.analysis.statistics import paired_differences
 from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, method_styles, new_figure
 from interproto_lib.views.wording import listed, number, signed
-
-PAIRED_COLUMNS = ("measure", "method", "seed", "baseline", "treated")
-"""Columns of a table of paired values: what was measured, the treated method, the seed, and both values."""
-
-
-def paired_differences(table: pd.DataFrame, *, confidence: float = 0.95) -> dict[tuple[str, str], PairedDifference]:
-    """Compute the paired difference for each measure and method of a table.
-
-    Args:
-        table: One row a measure, method and seed, with the columns `PAIRED_COLUMNS`.
-        confidence: Confidence of the interval.
-
-    Returns:
-        (measure, method) -> difference treated minus baseline, in the order of the table.
-
-    Raises:
-        ConfigError: A column is missing, or a seed stands twice.
-    """
-    missing = [column for column in PAIRED_COLUMNS if column not in table.columns]
-    if missing:
-        raise ConfigError(
-            f"The table of paired values has no column {listed(missing)}; its columns: {listed([*map(str, table)])}."
-        )
-    twice = table.duplicated(["measure", "method", "seed"])
-    if twice.any():
-        raise ConfigError(f"Seed given twice: {table.loc[twice, ['measure', 'method', 'seed']].iloc[0].to_dict()}.")
-    return {
-        (str(measure), str(method)): paired_difference(
-            group["baseline"].to_numpy(dtype=float), group["treated"].to_numpy(dtype=float), confidence=confidence
-        )
-        for (measure, method), group in table.groupby(["measure", "method"], sort=False)
-    }
 
 
 def paired_difference_figure(
@@ -50,7 +17,7 @@ def paired_difference_figure(
     """Draw the difference to the baseline for each seed, its mean and its t-interval, one row a measure and method.
 
     Args:
-        table: One row a measure, method and seed, with the columns `PAIRED_COLUMNS`.
+        table: One row a measure, method and seed, with the columns of `interproto_lib.analysis.paired_differences`.
         baseline: Name of the baseline, for the axis.
         unit: Unit of a difference, as in `percentage points` or `cosine`.
         scale: Differences are multiplied by it, as in 100 for percentage points.
@@ -139,46 +106,36 @@ def describe_paired_differences(
         decimals: Digits after the point.
 
     Returns:
-        One line a measure and method, as a Markdown list. An interval that holds 0 is not told from chance, whatever
-        the sign of the mean; that a single seed has no interval is said once, before its lines.
+        A Markdown list of one line a measure and method, after a sentence that says what the numbers are. A difference
+        whose interval holds 0 is not told from chance, whatever the sign of the mean; that a single seed has no
+        interval is said once, before its lines.
     """
     if table.empty:
         return f"There is no other method, or nothing measured, to compare with {baseline}."
+    differences = paired_differences(table, confidence=confidence)
     with_interval, single = [], []
-    for (measure, method), difference in paired_differences(table, confidence=confidence).items():
-        mean = signed(scale * difference.mean, decimals=decimals)
-        if difference.interval is None:
-            single.append(f"- {measure}: {method} {mean} {unit}")
-            continue
-        low, high = (number(scale * bound, decimals=decimals) for bound in difference.interval)
-        with_interval.append(
-            f"- {measure}: {method} differs from {baseline} by {mean} {unit} (mean of {difference.n} seeds, "
-            f"{confidence:.0%} interval {low} to {high}); {interval_verdict(difference)}."
+    for measure in dict.fromkeys(measure for measure, _ in differences):
+        for (of, method), difference in differences.items():
+            if of != measure:
+                continue
+            line = f"- {measure}: {method} {signed(scale * difference.mean, decimals=decimals)}"
+            if difference.interval is None:
+                single.append(line)
+                continue
+            low, high = (number(scale * bound, decimals=decimals) for bound in difference.interval)
+            verdict = "" if difference.excludes_zero else ", not told from chance"
+            with_interval.append(f"{line} ({low} to {high}){verdict}")
+    parts = []
+    if with_interval:
+        n_seeds = sorted({difference.n for difference in differences.values() if difference.n > 1})
+        over = str(n_seeds[0]) if len(n_seeds) == 1 else f"{n_seeds[0]} to {n_seeds[-1]}"
+        parts.append(
+            f"Difference to {baseline} in {unit}, mean of {over} seeds with its {confidence:.0%} interval. Where the "
+            "interval holds zero, a difference is not told from chance.\n\n" + "\n".join(with_interval)
         )
-    parts = ["\n".join(with_interval)] if with_interval else []
     if single:
         parts.append(
-            f"With a single seed it cannot be said how much of a difference is chance. Differences to {baseline}:\n\n"
-            + "\n".join(single)
+            f"With a single seed it cannot be said how much of a difference is chance. Difference to {baseline} in "
+            f"{unit}:\n\n" + "\n".join(single)
         )
     return "\n\n".join(parts)
-
-
-def interval_verdict(difference: PairedDifference) -> str:
-    """Say on which side of zero the interval of a difference lies.
-
-    Args:
-        difference: The difference.
-
-    Returns:
-        The words; empty for a single seed, which has no interval.
-
-    Example:
-        >>> interval_verdict(paired_difference([1.0, 2.0], [1.5, 2.5])), interval_verdict(paired_difference([1], [2]))
-        ('the interval lies above zero', '')
-    """
-    if difference.interval is None:
-        return ""
-    if difference.excludes_zero:
-        return f"the interval lies {'above' if difference.interval[0] > 0 else 'below'} zero"
-    return "the interval holds zero: not told from chance"

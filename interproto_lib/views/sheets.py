@@ -25,7 +25,13 @@ _LABEL_INCHES = 0.19
 
 
 def contact_sheet_rows(
-    ages_years: np.ndarray, identities: Sequence[str], *, n_identities: int = 6, n_images: int = 9, seed: int = 0
+    ages_years: np.ndarray,
+    identities: Sequence[str],
+    *,
+    n_identities: int = 6,
+    n_images: int = 9,
+    seed: int = 0,
+    child_below_years: float = CHILD_BELOW_YEARS,
 ) -> np.ndarray:
     """Choose images for a contact sheet: few identities, each over its whole range of ages.
 
@@ -37,6 +43,7 @@ def contact_sheet_rows(
         n_identities: Identities to choose.
         n_images: Images an identity to choose, evenly over its images sorted by age.
         seed: Seed of the choice of identities.
+        child_below_years: An image is a child's below this age.
 
     Returns:
         Row positions, identity by identity, each by rising age; at most `n_identities` x `n_images`.
@@ -44,7 +51,7 @@ def contact_sheet_rows(
     ages = np.asarray(ages_years, dtype=np.float64)
     names = np.asarray(identities, dtype=object)
     generator = np.random.default_rng(seed)
-    with_children = {name for name, age in zip(names, ages, strict=True) if age < CHILD_BELOW_YEARS}
+    with_children = {name for name, age in zip(names, ages, strict=True) if age < child_below_years}
     shuffled = generator.permutation(np.array(sorted(set(names)), dtype=object))
     chosen = sorted(shuffled, key=lambda name: name not in with_children)[:n_identities]
     rows = []
@@ -57,7 +64,12 @@ def contact_sheet_rows(
 
 
 def contact_sheet_figure(
-    images: np.ndarray, ages_years: np.ndarray, identities: Sequence[str], *, max_columns: int = 9
+    images: np.ndarray,
+    ages_years: np.ndarray,
+    identities: Sequence[str],
+    *,
+    max_columns: int = 9,
+    child_below_years: float = CHILD_BELOW_YEARS,
 ) -> LabelledFigure:
     """Draw images with their ages, one row an identity; children have a thick orange frame, adults a thin blue one.
 
@@ -66,6 +78,7 @@ def contact_sheet_figure(
         ages_years: Age of each image in years, shape (n,), NaN where unlabelled.
         identities: Identity of each image, length n; equal names stand in one row, in the order given.
         max_columns: Images an identity to show; the others are left out and counted at the end of the row's name.
+        child_below_years: An image is a child's below this age.
 
     Returns:
         The figure.
@@ -84,8 +97,8 @@ def contact_sheet_figure(
         rows.setdefault(str(identity), []).append(position)
     n_columns = min(max_columns, max(map(len, rows.values())))
     side = (PAGE_WIDTH_INCHES - _NAME_INCHES) / max(n_columns, 6)
-    n_child = int((ages < CHILD_BELOW_YEARS).sum())
-    description = f"Contact sheet of {len(rows)} identities, {n_child} of {len(images)} images show a child."
+    is_child = ages < child_below_years
+    description = f"Contact sheet of {len(rows)} identities, {is_child.sum()} of {len(images)} images show a child."
     width, height = _NAME_INCHES + side * n_columns, (side + _LABEL_INCHES) * len(rows) + 0.04
     with figure_style():
         figure = new_figure(width, height, description=description)
@@ -99,14 +112,16 @@ def contact_sheet_figure(
             name = f"{_shortened(identity)}\n+{hidden} more" if hidden > 0 else _shortened(identity)
             axes.text(_NAME_INCHES - 0.08, top + side / 2, name, ha="right", va="center", fontsize=7.5)
             for column, position in enumerate(positions[:n_columns]):
+                left = _NAME_INCHES + column * side
                 _draw_face(
-                    axes, images[position], ages[position], left=_NAME_INCHES + column * side, top=top, side=side
+                    axes, images[position], ages[position], left=left, top=top, side=side, is_child=is_child[position]
                 )
     return figure
 
 
-def _draw_face(axes: Axes, image: np.ndarray, age_years: float, *, left: float, top: float, side: float) -> None:
-    is_child = age_years < CHILD_BELOW_YEARS
+def _draw_face(
+    axes: Axes, image: np.ndarray, age_years: float, *, left: float, top: float, side: float, is_child: bool
+) -> None:
     colour = UNLABELLED_COLOUR if np.isnan(age_years) else CHILD_COLOUR if is_child else ADULT_COLOUR
     label = "age ?" if np.isnan(age_years) else f"{int(age_years)} y"
     left, right, top, bottom = left + 0.03, left + side - 0.03, top + 0.03, top + side - 0.03

@@ -7,15 +7,17 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from interproto_lib.analysis.comparison import paired_with_baseline
-from interproto_lib.analysis.statistics import mean_and_std
-from interproto_lib.config import TrainConfig
+from interproto_lib.analysis.held_out import JudgingRules
+from interproto_lib.analysis.statistics import PairedDifference, mean_and_std, paired_differences
+from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.comparison import SPLIT_WORDS
-from interproto_lib.views.seeds import interval_verdict, paired_differences
+from interproto_lib.views.held_out import CHILD_ADULT_GAPS, gap_words
 from interproto_lib.views.style import display_names
 from interproto_lib.views.wording import compared, listed, number
 
-_OF_THE_RUN = ("seed", "threads", "device", "log_every_steps", "checkpoint_every_steps", "keep_every_epoch", "wandb")
+BUILT_IN_SOURCE = "synthetic"
+"""What the column `source` of a manifest says of the built-in faces."""
 
 
 def methods_table(runs: Mapping[str, Sequence[RunFolder]]) -> pd.DataFrame:
@@ -57,12 +59,14 @@ def describe_methods(runs: Mapping[str, Sequence[RunFolder]]) -> str:
         runs: Method -> its runs.
 
     Returns:
-        The sentences; settings that differ beyond the loss are named, since they would make the comparison unequal.
+        The sentences. Settings that differ are named, since one that differs beyond the loss makes the comparison
+        unequal; those that only say where a training runs and what it records (`UNDECISIVE_SETTINGS`) do not count.
     """
     every = [run for of_method in runs.values() for run in of_method]
     classes = every[0].classes
     settings = [
-        {name: value for name, value in run.config.to_dict().items() if name not in _OF_THE_RUN} for run in every
+        {n: value for n, value in run.config.to_dict().items() if n != "seed" and n not in UNDECISIVE_SETTINGS}
+        for run in every
     ]
     differing = [name for name in settings[0] if any(s[name] != settings[0][name] for s in settings)]
     text = (
@@ -71,39 +75,75 @@ def describe_methods(runs: Mapping[str, Sequence[RunFolder]]) -> str:
         "child identities."
     )
     if not differing:
-        return f"{text} All settings but the seed are equal."
-    return f"{text} The methods differ in {listed([f'`{name}`' for name in differing])}; all other settings are equal."
+        return f"{text} All settings that decide the result are equal, but for the seed."
+    return (
+        f"{text} The runs differ in {listed([f'`{name}`' for name in differing])}; all other settings that decide the "
+        "result are equal, but for the seed."
+    )
 
 
-def describe_in_short(similarities: pd.DataFrame, accuracies: pd.DataFrame, *, baseline: str) -> str:
+def describe_bounds(manifest: pd.DataFrame, runs: Mapping[str, Sequence[RunFolder]]) -> str:
+    """Say how far the findings of an experiment reach: what they were measured on, and what they cannot tell.
+
+    Args:
+        manifest: Manifest of the experiment's dataset; its column `source` tells drawings from photographs.
+        runs: Method -> its runs.
+
+    Returns:
+        A few sentences that are true of this dataset, these networks and these seeds.
+    """
+    every = [run for of_method in runs.values() for run in of_method]
+    n_train = manifest.loc[manifest["split"] == "train", "identity"].nunique()
+    n_held_out = manifest.loc[manifest["split"] == "heldout", "identity"].nunique()
+    networks = listed([f"`{name}`" for name in dict.fromkeys(run.config.backbone for run in every)])
+    epochs = sorted({run.config.epochs for run in every})
+    of_source = manifest["source"] == BUILT_IN_SOURCE
+    is_drawn = bool(of_source.all())
+    pictures = "drawn faces" if is_drawn else "drawn faces and photographs" if of_source.any() else "photographs"
+    text = (
+        f"All of this was measured on {pictures}: {n_train:,} people to train on and {n_held_out:,} to test on, with "
+        f"the network {networks} trained for {listed([str(n) for n in epochs])} epoch{'' if epochs == [1] else 's'}."
+    )
+    if is_drawn:
+        text += (
+            " The built-in faces are drawings by formula, so it need not hold for photographs; the gains published for "
+            "CASIA-WebFace (ArcFace 82.65 → 83.55 % on AgeDB-C20) are neither confirmed nor refuted by it."
+        )
+    else:
+        text += " It need not hold for other people, other pictures, more identities or a deeper network."
+    n_seeds = {len({run.seed for run in of_method}) for of_method in runs.values()}
+    if max(n_seeds) == 1:
+        return f"{text} Each method was trained with one seed: how much of a difference is chance is not known."
+    return f"{text} With {min(n_seeds)} seeds a method an interval is wide: a small difference may be there unseen."
+
+
+def describe_in_short(
+    similarities: pd.DataFrame, accuracies: pd.DataFrame, *, baseline: str, rules: JudgingRules
+) -> str:
     """Say in a few sentences what an experiment found, and what it could not find out.
 
     Args:
         similarities: As `interproto_lib.analysis.similarity_measures` gives it.
-        accuracies: As `interproto_lib.analysis.measure_runs` gives it for `held_out_accuracies`.
+        accuracies: As `interproto_lib.analysis.held_out_accuracies` gives it.
         baseline: The method that the others are compared with.
+        rules: By what rules the runs were judged, as `interproto_lib.analysis.common_rules` gives them.
 
     Returns:
-        A Markdown list: whether the baseline puts children closer together than adults; then, for each other method,
-        what became of the prototypes and of the features of children, and of the accuracy on child-adult pairs, with
-        the verdict of the interval over seeds. Every word follows from the numbers.
+        A Markdown list: whether the baseline puts children closer together than adults; then what became of the
+        prototypes and of the features of children, and of the accuracy on child-adult pairs, one sentence a method.
+        Every word follows from the numbers; a difference whose interval over seeds holds zero is called not told from
+        chance.
     """
     spelt = display_names(dict.fromkeys([baseline, *similarities["method"], *accuracies["method"]]))
     of_similarities = _Against(similarities, baseline, spelt)
-    of_accuracies = _Against(accuracies, baseline, spelt, decimals=2, unit=" points")
+    of_accuracies = _Against(accuracies, baseline, spelt, decimals=2, unit=" points", of_value=" %")
     parts = [
         _phenomenon(similarities, baseline, spelt[baseline]),
         _prototypes(of_similarities),
         _features(of_similarities),
-        _verification(of_accuracies),
+        _verification(of_accuracies, rules),
+        _certainty([*of_similarities.differences, *of_accuracies.differences], spelt[baseline], n_methods=len(spelt)),
     ]
-    n_seeds = {difference.n for against in (of_similarities, of_accuracies) for difference in against.differences}
-    if len(spelt) == 1:
-        parts.append(f"No other method was trained, so there is nothing to compare {spelt[baseline]} with.")
-    elif n_seeds == {1}:
-        parts.append("There is a single seed, so how much of any difference is chance cannot be judged.")
-    elif 1 in n_seeds:
-        parts.append("A difference without an interval comes from a single seed: chance cannot be judged there.")
     return "\n".join(f"- {part}" for part in parts)
 
 
@@ -111,24 +151,37 @@ class _Against:
     """Measures of the baseline, and how each other method differs from it, in words."""
 
     def __init__(
-        self, measures: pd.DataFrame, baseline: str, spelt: Mapping[str, str], *, decimals: int = 3, unit: str = ""
+        self,
+        measures: pd.DataFrame,
+        baseline: str,
+        spelt: Mapping[str, str],
+        *,
+        decimals: int = 3,
+        unit: str = "",
+        of_value: str = "",
     ) -> None:
         self.means = measures[measures["method"] == baseline].groupby("measure")["value"].mean().to_dict()
-        self.name = spelt[baseline]
         self._by_method = paired_differences(paired_with_baseline(measures, baseline))
         self.differences = list(self._by_method.values())
-        self._spelt, self._decimals, self._unit = spelt, decimals, unit
+        self._name, self._spelt = spelt[baseline], spelt
+        self._decimals, self._unit, self._of_value = decimals, unit, of_value
 
-    def text(self, measure: str, after: str = "") -> str:
-        """Value of the baseline, and how each other method differs from it."""
-        value = number(self.means[measure], decimals=self._decimals)
-        changes = [
-            f"{compared(difference.mean, decimals=self._decimals, unit=self._unit)} with {self._spelt[method]}"
-            + (f" ({verdict})" if (verdict := interval_verdict(difference)) else "")
-            for (of, method), difference in self._by_method.items()
-            if of == measure
-        ]
-        return f"{value}{after} with {self.name}" + (f", and {listed(changes)}" if changes else "")
+    def text(self, measure: str) -> str:
+        """Value of the baseline, then a sentence for each other method on how it differs."""
+        sentences = [f"{number(self.means[measure], decimals=self._decimals)}{self._of_value} with {self._name}."]
+        for (of, method), difference in self._by_method.items():
+            if of == measure:
+                change = compared(difference.mean, decimals=self._decimals, unit=self._unit)
+                sentences.append(f"With {self._spelt[method]} it is {change}{self._verdict(difference)}.")
+        return " ".join(sentences)
+
+    def _verdict(self, difference: PairedDifference) -> str:
+        if difference.interval is None or round(difference.mean, self._decimals) == 0:
+            return ""
+        if not difference.excludes_zero:
+            return ", not told from chance"
+        low, high = (number(bound, decimals=self._decimals) for bound in difference.interval)
+        return f" (interval {low} to {high})"
 
 
 def _phenomenon(similarities: pd.DataFrame, baseline: str, name: str) -> str:
@@ -154,38 +207,73 @@ def _prototypes(against: _Against) -> str:
     for cohort, whose in (("child-child", "child identities"), ("all", "all identities")):
         key = f"{cohort}, prototypes (rms)"
         if key in against.means:
-            return f"**Prototypes.** The root mean square cosine between those of {whose} is {against.text(key)}."
+            return (
+                f"**Prototypes.** Root mean square cosine between the prototypes of {whose} (0 if all are at right "
+                f"angles): {against.text(key)}"
+            )
     return "**Prototypes.** There are no two to compare."
 
 
 def _features(against: _Against) -> str:
     for cohort, whose in (("child-child", "different children"), ("all", "different people (all images)")):
         found = [
-            f"{against.text(key)}, {words}"
+            f"{_capital(words)}: {against.text(key)}"
             for split, words in SPLIT_WORDS.items()
             if (key := f"{cohort}, {split}") in against.means
         ]
         if found:
-            return f"**Features.** The mean similarity of {whose} is {'; '.join(found)}."
+            return _nested(f"**Features.** Mean similarity of the images of {whose}.", found)
     return "**Features.** There are no two identities to compare."
 
 
-def _verification(against: _Against) -> str:
-    years = {"C20": 20, "C30": 30}
+def _verification(against: _Against, rules: JudgingRules) -> str:
+    settings = {"threshold": rules.evaluation.verification_threshold, "epoch": rules.evaluation.epoch_choice}
+    on_test = [name for name, choice in settings.items() if choice == "best_on_test"]
+    optimistic = f"; optimistic, {listed(on_test)} being chosen on the pairs judged" if on_test else ""
     found = [
-        f"{against.text(kind, ' %')}, {gap} years or more apart ({kind})"
-        for kind, gap in years.items()
+        f"{_capital(gap_words(kind, rules))} ({kind}): {against.text(kind)}"
+        for kind in CHILD_ADULT_GAPS
         if kind in against.means
     ]
     if found:
-        return (
-            "**Verification.** On held-out people, accuracy on pairs of a child and an adult image is "
-            f"{'; '.join(found)}."
+        return _nested(
+            f"**Verification.** On held-out people, accuracy on pairs of a child and an adult image (chance is 50 %"
+            f"{optimistic}).",
+            found,
         )
-    missing = "**Verification.** No pairs of a child and an adult image of held-out people could be judged (C20, C30)"
+    missing = (
+        f"**Verification.** No pairs of a child and an adult image of held-out people could be judged "
+        f"({listed(list(CHILD_ADULT_GAPS))})."
+    )
     if "any" in against.means:
-        return f"{missing}; on any two images accuracy is {against.text('any', ' %')}."
-    return f"{missing}."
+        found = [f"On held-out people: {against.text('any')}"]
+        return _nested(f"{missing} Accuracy on pairs of any two images (chance is 50 %{optimistic}).", found)
+    return missing
+
+
+def _certainty(differences: Sequence[PairedDifference], baseline: str, *, n_methods: int) -> str:
+    n_seeds = {difference.n for difference in differences}
+    if n_methods == 1:
+        return f"**Chance.** No other method was trained, so there is nothing to compare {baseline} with."
+    if n_seeds <= {1}:
+        return "**Chance.** There is a single seed, so how much of any difference is chance cannot be judged."
+    several = sorted(n_seeds - {1})
+    over = f"{several[0]} seeds" if len(several) == 1 else f"{several[0]} to {several[-1]} seeds"
+    text = (
+        f"**Chance.** A difference is called *not told from chance* where its {differences[0].confidence:.0%} interval "
+        f"over {over} holds zero; for the others the interval is given."
+    )
+    if 1 in n_seeds:
+        text += " One without an interval comes from a single seed: chance cannot be judged there."
+    return text
+
+
+def _nested(opening: str, points: Sequence[str]) -> str:
+    return "\n".join([opening, *(f"  - {point}" for point in points)])
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _counted(n: int, what: str) -> str:
