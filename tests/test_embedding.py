@@ -14,11 +14,12 @@ from interproto_lib.analysis.embedding import (
     load_embeddings,
     save_embeddings,
 )
-from interproto_lib.analysis.held_out import describe_held_out, held_out_check, held_out_results
+from interproto_lib.analysis.held_out import held_out_check, held_out_results
 from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
 from interproto_lib.training import train
+from interproto_lib.views import describe_held_out
 
 
 @pytest.fixture(scope="module")
