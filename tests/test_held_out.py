@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -112,6 +113,31 @@ def test_a_chosen_epoch_has_the_accuracy_of_all_images_embedded(run, dataset, em
         else:
             assert accuracies.loc[kind, epoch] == accuracies.loc[kind].max()
     assert best["accuracy_percent"].notna().sum() >= 3
+
+
+def test_judging_on_the_test_pairs_never_looks_worse(run, dataset, embeddings):
+    honest = held_out_check(run, dataset, embeddings).set_index("pairs")
+    on_test = EvaluationConfig(verification_threshold="best_on_test")
+    optimistic = held_out_check(run, dataset, embeddings, evaluation=on_test).set_index("pairs")
+    most = held_out_check(run, dataset, embeddings, evaluation=OFFICIAL).set_index("pairs")
+    assert (honest["epoch"] == EPOCHS).all()
+    judged = honest.index[honest["accuracy_percent"].notna()]
+    for better, worse in ((optimistic, honest), (most, optimistic)):
+        assert (better.loc[judged, "accuracy_percent"] >= worse.loc[judged, "accuracy_percent"]).all()
+
+
+def test_choosing_an_epoch_needs_kept_epochs(run, dataset, embeddings, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["train"]["keep_every_epoch"] = False
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"'run' kept no epochs.*keep_every_epoch=True"):
+        held_out_check(RunFolder(tmp_path / "run"), dataset, embeddings, evaluation=OFFICIAL)
+
+
+def test_without_ages_any_two_images_are_paired(run, dataset, embeddings):
+    table = held_out_check(run, with_manifest(dataset, age_years=np.nan), embeddings)
+    assert table[["pairs", "n_pairs"]].to_numpy().tolist() == [["any", 2 * 6 * 15]]
 
 
 def test_who_is_a_child_follows_the_run(run, dataset, embeddings):

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from safetensors.numpy import load_file
 
@@ -109,6 +110,22 @@ def test_the_trainings_learn(tiny):
         accuracy = {result["name"]: result["value"] for result in results}
         assert set(accuracy) == {f"accuracy/{k}" for k in ("C20", "C30", "adult-adult", "child-child", "any")}
         assert min(accuracy.values()) > 60
+
+
+@pytest.mark.xdist_group("tiny")
+@pytest.mark.parametrize(
+    ("notebook", "record"),
+    [(name, f"results/{name}.json") for name in NOTEBOOKS if name not in ("01_datasets_and_ages", "02_train")]
+    + [("02_train", "arcface-s0/results/held_out.json")],
+)
+def test_records_hold_all_parameters(tiny, notebook, record):
+    """All but runs_dir, which is where the record lies; with the software that computed it."""
+    _, folder = tiny
+    written = json.loads((folder / record).read_text())
+    parameters = set(papermill.inspect_notebook(str(REPO / "notebooks" / f"{notebook}.ipynb"))) - {"runs_dir"}
+    assert parameters <= set(written["parameters"])
+    assert written["environment"]["packages"]["torch"] != "not installed"
+    assert written["results"], "there is something to record"
 
 
 @pytest.mark.xdist_group("tiny")

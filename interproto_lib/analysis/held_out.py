@@ -142,38 +142,13 @@ def held_out_check(
     return best_first.set_index("pairs").loc[list(pairs)].reset_index()[list(HELD_OUT_COLUMNS)]
 
 
-def describe_held_out(table: pd.DataFrame) -> str:
-    """Say in a sentence how well each kind of pair is verified.
-
-    Args:
-        table: As `held_out_check` gives it.
-
-    Returns:
-        The sentence; it says so where there was nothing to verify or where no age label allows a child-adult pair.
-    """
-    if table.empty:
-        return "There are no held-out identities with two images, so nothing could be verified."
-    judged = table.dropna(subset="accuracy_percent")
-    parts = [f"{r['pairs']} {r['accuracy_percent']:.2f} % ({r['n_pairs']:,} pairs)" for r in judged.to_dict("records")]
-    text = f"Accuracy on held-out identities: {', '.join(parts) or 'none'}; chance is 50 %."
-    if len(judged) > 1:
-        hardest = judged.sort_values("accuracy_percent")["pairs"].iloc[0]
-        text += f" The hardest kind for this run is {hardest}."
-    if len(judged) < len(table):
-        few = ", ".join(table.loc[table["accuracy_percent"].isna(), "pairs"])
-        text += f" Too few pairs of one person to be judged in {N_FOLDS} folds: {few}."
-    if not {"C20", "C30"} & set(table["pairs"]):
-        text += " There are no child-adult pairs: the ages of the held-out images allow none."
-    return text
-
-
 def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules | None = None) -> list[Result]:
     """Turn the table of a held-out check into records.
 
     Args:
         table: As `held_out_check` gives it.
         run: Name of the run.
-        rules: By what rules it was judged; the protocol of each record names them.
+        rules: By what rules it was judged; the protocol of each record names them, or no rules where None.
 
     Returns:
         One result a kind of pair: the accuracy in percent.
@@ -186,7 +161,8 @@ def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules | Non
             n=int(row["n_pairs"]),
             n_of="pairs",
             runs=(run,),
-            protocol=f"held-out identities, {row['pairs']} pairs, epoch {row['epoch']}; {rules}",
+            protocol=f"held-out identities, {row['pairs']} pairs, epoch {row['epoch']}"
+            + (f"; {rules}" if rules else ""),
             note="The interval over seeds belongs to the comparison of runs; one run has none.",
         )
         for row in table.to_dict("records")

@@ -58,7 +58,7 @@ def projection_figure(
         f"{n_child:,} belong to child identities."
     )
     with figure_style():
-        figure = new_figure(0.3 + side * n_columns, 0.35 + n_rows * (side + 0.55), description=description)
+        figure = new_figure(0.3 + side * n_columns, 0.35 + n_rows * (side + 0.65), description=description)
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for line, (projection, by_method) in zip(grid, points.items(), strict=True):
             for axes, (method, of_method) in zip(line, by_method.items(), strict=True):
