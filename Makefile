@@ -18,7 +18,7 @@ help: ## list these commands
 	@awk -F ':[^#]*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
 	@echo 'PYTHON=/path/to/python (>= 3.11) picks the interpreter that makes .venv.'
 
-reproduce: $(STAMP) ## run the whole comparison, end with the report (PRESET=demo|tiny|att_faces, CORES=2, RUNS=runs)
+reproduce: $(STAMP) ## run the whole comparison, end with the report (PRESET=demo|tiny|photographs|.., CORES=2, RUNS=runs)
 	$(BIN)/python -m interproto_lib.cli reproduce --preset $(PRESET) --cores $(CORES) --runs-dir $(RUNS)
 
 test: $(STAMP) ## run the tests
