@@ -1,12 +1,31 @@
-"""A toy dataset that a tiny network learns in seconds: identities are coarse colour patterns, images noisy copies."""
+"""A toy dataset that a tiny network learns in seconds, settings to train it with, and whether two runs are the same."""
 
 import numpy as np
 import pandas as pd
 
+from interproto_lib.config import TrainConfig
 from interproto_lib.data.datasets import FaceDataset
+
+TINY = {
+    "backbone": "tiny",
+    "embedding_dim": 16,
+    "epochs": 3,
+    "batch_size": 16,
+    "min_child_images": 3,
+    "threads": 1,
+    "log_every_steps": 4,
+    "device": "cpu",
+    "precision": "float32",
+}
+
+
+def tiny(**changes):
+    """Settings of a training of a second."""
+    return TrainConfig(**{**TINY, **changes})
 
 
 def toy_dataset(n_identities=12, n_child=4, n_images=8, n_heldout=0, image_size=56, seed=0):
+    """Identities are coarse colour patterns, images noisy copies of them."""
     rng = np.random.default_rng(seed)
     total = n_identities + n_heldout
     patterns = rng.integers(0, 255, (total, 7, 7, 3)).repeat(image_size // 7, 1).repeat(image_size // 7, 2)
@@ -24,3 +43,14 @@ def toy_dataset(n_identities=12, n_child=4, n_images=8, n_heldout=0, image_size=
         for k in range(n_images)
     ]
     return FaceDataset(name="toy", folder=None, manifest=pd.DataFrame(rows), images=images, settings={"seed": seed})
+
+
+def files_of(run):
+    losses = run.metrics().drop(columns="images_per_second")
+    return [(run.path / name).read_bytes() for name in ("backbone.safetensors", "prototypes.safetensors")] + [losses]
+
+
+def assert_same_run(first, second):
+    for one, other in zip(files_of(first)[:2], files_of(second)[:2], strict=True):
+        assert one == other
+    assert files_of(first)[2].equals(files_of(second)[2])

@@ -1,0 +1,411 @@
+"""Training that is stopped, killed, resumed or started twice: against itself without any of that."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from toy import assert_same_run, tiny, toy_dataset
+
+from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
+from interproto_lib.data.datasets import save_dataset
+from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedError
+from interproto_lib.files import file_lock
+from interproto_lib.training import loop, recognizer, train
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return toy_dataset()
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exp") / "interproto-s0"
+    config = tiny(inter_prototype="child", ip_reduction="sum", ip_weight=0.01, dropout=0.1)
+    return train(config, dataset, folder, progress="none"), config
+
+
+TRAINEES = """
+import json, os, pathlib, signal, sys
+sys.path.insert(0, "tests")
+import torch, torch._dynamo, torch.utils.tensorboard  # the optimiser imports torch._dynamo
+from toy import toy_dataset
+from interproto_lib.analysis.embedding import load_backbone
+from interproto_lib.config import TrainConfig
+from interproto_lib.training import train
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def die_writing(name, place, countdown):
+    left = [countdown]
+    replace, save = pathlib.Path.replace, torch.save
+
+    def dying_replace(self, target):
+        left[0] -= pathlib.Path(target).name == name
+        if place == "before" and left[0] == 0:
+            die()
+        result = replace(self, target)
+        if place == "after" and left[0] == 0:
+            die()
+        return result
+
+    def dying_save(content, path):
+        save(content, path)
+        left[0] -= 1
+        if left[0] == 0:
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    if place == "amid":
+        torch.save = dying_save
+    else:
+        pathlib.Path.replace = dying_replace
+
+dataset = toy_dataset()
+for line in sys.stdin:
+    order = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        if order["die"]:
+            die_writing(*order["die"])
+        train(TrainConfig.from_dict(order["settings"]), dataset, order["folder"], progress="none")
+        os._exit(0)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Trainees:
+    """Processes that train and are killed: forked from one that has imported everything, which takes seconds."""
+
+    def __init__(self):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", TRAINEES]
+        pipe = subprocess.PIPE
+        self.parent = subprocess.Popen(command, cwd=REPO, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def start(self, settings, folder, *, die=None):
+        """Start to train and give the process id; `die` says in writing which file, where, and which time."""
+        order = {"settings": settings.to_dict(), "folder": str(folder), "die": die}
+        self.parent.stdin.write(json.dumps(order) + "\n")
+        self.parent.stdin.flush()
+        return int(self.parent.stdout.readline())
+
+    def exit_code(self):
+        return int(self.parent.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def trainees():
+    started = Trainees()
+    yield started
+    started.parent.communicate()
+
+
+@pytest.mark.parametrize("checkpoint_every_steps", [0, 3])
+def test_killed_again_and_again_a_run_ends_with_the_same_bits(dataset, tmp_path, trainees, checkpoint_every_steps):
+    settings = tiny(dropout=0.2, epochs=6, checkpoint_every_steps=checkpoint_every_steps, inter_prototype="all")
+    whole = train(settings, dataset, tmp_path / "whole-s0", progress="none")
+
+    folder = tmp_path / "killed-s0"
+    metrics = folder / "metrics.jsonl"
+    kills = 0
+    for n_rows in (2, 4, 6):
+        process = trainees.start(settings, folder)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if metrics.is_file() and metrics.read_bytes().count(b"\n") >= n_rows:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        kills += trainees.exit_code() == -signal.SIGKILL
+    assert kills >= 1, "no kill hit the training"
+    assert not (folder / "summary.json").exists()
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 99, "lo')  # a line cut short by a kill
+    resumed = train(settings, dataset, folder, progress="none")
+    assert_same_run(whole, resumed)
+
+
+def test_killed_inside_a_write_a_run_ends_with_the_same_bits(dataset, tmp_path, trainees):
+    """Inside the checkpoint's bytes, around each rename of a checkpoint and of the files of a finished run."""
+    settings = tiny(dropout=0.2, epochs=4, inter_prototype="all")
+    whole = train(settings, dataset, tmp_path / "whole-s0", progress="none")
+    folder = tmp_path / "killed-s0"
+    kills = [
+        ("checkpoint.pt", "amid", 2),  # epoch 1 is kept
+        ("checkpoint.pt", "before", 1),  # as epoch 2 is to take its place
+        ("checkpoint.pt", "after", 2),  # epoch 3 is kept
+        ("backbone.safetensors", "before", 1),
+        ("backbone.safetensors", "after", 1),
+        ("prototypes.safetensors", "before", 1),
+        ("summary.json", "before", 1),
+    ]
+    steps = []
+    for name, place, countdown in kills:
+        trainees.start(settings, folder, die=(name, place, countdown))
+        assert trainees.exit_code() == -signal.SIGKILL, (name, place)
+        assert not (folder / "summary.json").exists()
+        if place != "after":
+            assert list(folder.glob(".*-*")), "the kill hit no write"
+        steps.append(torch.load(folder / "checkpoint.pt", weights_only=True)["step"])
+    assert steps == [6, 6, 18, 24, 24, 24, 24]
+    assert_same_run(whole, train(settings, dataset, folder, progress="none"))
+    assert not list(folder.glob(".*-*")), "what the killed writers left is removed"
+
+
+def test_a_finished_run_is_given_back_untouched(finished, dataset):
+    run, config = finished
+    before = {path.name: path.stat().st_mtime_ns for path in run.path.iterdir() if path.is_file()}
+    again = train(config, dataset, run.path, progress="none")
+    after = {path.name: path.stat().st_mtime_ns for path in again.path.iterdir() if path.is_file()}
+    assert before == after
+
+
+def test_other_settings_or_data_in_the_folder_are_refused(finished, dataset):
+    run, config = finished
+    with pytest.raises(RunError, match=r"other settings: seed was 0, now 5"):
+        train(TrainConfig.from_dict({**config.to_dict(), "seed": 5}), dataset, run.path)
+    with pytest.raises(RunError, match="other data"):
+        train(config, toy_dataset(n_images=9), run.path)
+
+
+def test_the_same_manifest_with_other_pixels_is_refused(finished, dataset, tmp_path):
+    run, config = finished
+    images = dataset.images.copy()
+    images[50, 20, 20, 1] ^= 1
+    with pytest.raises(RunError, match="other data: images_sha256 was"):
+        train(config, replace(dataset, images=images), run.path)
+    saved = save_dataset(replace(dataset, images=images), tmp_path / "other")
+    with pytest.raises(RunError, match="other data: images_sha256 was"):
+        train(config, saved, run.path)
+    assert train(config, save_dataset(dataset, tmp_path / "same"), run.path) == run, "saved or not, it is the same"
+
+
+@pytest.mark.parametrize("name", sorted(UNDECISIVE_SETTINGS))
+def test_settings_that_decide_nothing_may_differ(finished, dataset, name):
+    run, config = finished
+    other = {"device": "auto", "threads": 2, "log_every_steps": 7, "checkpoint_every_steps": 5, "wandb": True}[name]
+    before = {path.name: path.stat().st_mtime_ns for path in run.path.iterdir()}
+    assert train(replace(config, **{name: other}), dataset, run.path, progress="none") == run
+    assert before == {path.name: path.stat().st_mtime_ns for path in run.path.iterdir()}
+
+
+def stopped_in_the_second_epoch(config, dataset, folder, monkeypatch):
+    """A run whose training ended by an exception in step 11, after the checkpoint of step 6 (or a later one)."""
+    calls = []
+
+    def interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 10:
+            raise KeyboardInterrupt
+        return whole(*args, **kwargs)
+
+    whole = recognizer.margin_softmax_loss
+    with monkeypatch.context() as patched:
+        patched.setattr(recognizer, "margin_softmax_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, dataset, folder, progress="none")
+
+
+def test_a_run_goes_on_with_settings_that_decide_nothing_and_says_so(dataset, tmp_path, monkeypatch):
+    folder, config = tmp_path / "run-s0", tiny(inter_prototype="all")
+    stopped_in_the_second_epoch(config, dataset, folder, monkeypatch)
+    first = json.loads((folder / "environment.json").read_text())
+    assert "resumed_with" not in first
+    others = {"threads": 2, "log_every_steps": 5, "checkpoint_every_steps": 4, "device": "auto"}
+    run = train(replace(config, **others), dataset, folder, progress="none")
+    resumed = run.environment.pop("resumed_with")
+    assert [entry["threads"] for entry in resumed] == [2]
+    assert resumed[0]["step"] == 6
+    assert {name: value for name, value in run.environment.items() if name != "resumed_with"} == first
+    plain = train(config, dataset, tmp_path / "plain-s0", progress="none")
+    np.testing.assert_allclose(run.prototypes, plain.prototypes, atol=1e-3)
+    # Rows keep their steps; each is the mean over the steps since the row before it.
+    every = train(replace(config, log_every_steps=1), dataset, tmp_path / "every-s0", progress="none").metrics()["loss"]
+    metrics = run.metrics()
+    assert list(metrics["step"]) == [4, 10, 15, 18]
+    wanted = [every[a:b].mean() for a, b in ((0, 4), (4, 10), (10, 15), (15, 18))]
+    np.testing.assert_allclose(metrics["loss"], wanted, rtol=1e-2)
+
+
+def test_a_run_that_goes_on_as_it_was_says_nothing(dataset, tmp_path, monkeypatch):
+    stopped_in_the_second_epoch(tiny(), dataset, tmp_path / "run", monkeypatch)
+    assert "resumed_with" not in train(tiny(), dataset, tmp_path / "run", progress="none").environment
+
+
+def test_two_processes_cannot_train_in_one_folder(dataset, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "LOCK_WAIT_SECONDS", 0.3)
+    with (
+        file_lock(tmp_path / "run" / ".lock", busy="x"),
+        pytest.raises(RunError, match="Another process is training"),
+    ):
+        train(tiny(), dataset, tmp_path / "run")
+    assert capsys.readouterr().out.count("is in use by another process; waiting up to") == 1
+
+
+def test_a_process_that_lets_go_is_waited_for(dataset, tmp_path, capsys):
+    first = contextlib.ExitStack()
+    first.enter_context(file_lock(tmp_path / "run" / ".lock", busy="x"))
+    letting_go = threading.Timer(0.5, first.close)
+    letting_go.start()
+    assert train(tiny(epochs=1), dataset, tmp_path / "run", progress="none").is_finished
+    letting_go.join()
+    assert "waiting up to 30 s" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_is_named_and_kept(dataset, tmp_path, finished):
+    run, config = finished
+    folder = tmp_path / "run"
+    folder.mkdir()
+    whole = (run.path / "checkpoint.pt").read_bytes()
+    for name, content in [("truncated", whole[: len(whole) // 2]), ("text", b"hello"), ("empty", b"")]:
+        (folder / "checkpoint.pt").write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
+            train(config, dataset, folder, progress="none")
+        assert (folder / "checkpoint.pt").read_bytes() == content, name
+
+
+def test_a_checkpoint_cannot_run_code(dataset, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save({"format": 1, "step": Evil()}, folder / "checkpoint.pt")
+    with pytest.raises(CheckpointError):
+        train(tiny(), dataset, folder, progress="none")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_path, monkeypatch):
+    whole = recognizer.margin_softmax_loss
+    calls = []
+
+    def breaks_in_the_second_epoch(*args, **kwargs):
+        calls.append(1)
+        return whole(*args, **kwargs) * (float("nan") if len(calls) > 8 else 1.0)
+
+    monkeypatch.setattr(recognizer, "margin_softmax_loss", breaks_in_the_second_epoch)
+    with pytest.raises(TrainingDivergedError, match=r"non-finite by step 12.*last good checkpoint is kept"):
+        train(tiny(log_every_steps=100), dataset, tmp_path / "run", progress="none")
+    monkeypatch.undo()
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 6
+    assert all(torch.isfinite(value).all() for value in state["recognizer"].values())
+    run = train(tiny(log_every_steps=100), dataset, tmp_path / "run", progress="none")
+    assert_same_run(run, train(tiny(log_every_steps=100), dataset, tmp_path / "clean", progress="none"))
+
+
+@pytest.mark.parametrize("keep_every_epoch", [False, True])
+def test_weights_that_became_non_finite_never_reach_the_disk(dataset, tmp_path, monkeypatch, keep_every_epoch):
+    """Running statistics of batch normalisation do not act on the training loss, which stays finite here."""
+    optimise = loop._Trainer._optimise
+
+    def breaks_a_statistic(self, images, labels):
+        optimise(self, images, labels)
+        if self.step == 8:
+            norm = next(m for m in self.recognizer.modules() if isinstance(m, torch.nn.BatchNorm2d))
+            norm.running_var[0] = float("inf")
+
+    monkeypatch.setattr(loop._Trainer, "_optimise", breaks_a_statistic)
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingDivergedError, match=r"a weight of run 'run' became non-finite by step 12"):
+        train(tiny(keep_every_epoch=keep_every_epoch), dataset, folder, progress="none")
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 6
+    assert [path.name for path in folder.glob("epochs/*")] == ["backbone-0001.safetensors"] * keep_every_epoch
+    assert not (folder / "backbone.safetensors").exists()
+
+
+def test_the_end_of_a_training_looks_at_all_weights_again(dataset, tmp_path, monkeypatch):
+    finish = loop._Trainer._finish
+
+    def broken(self):
+        with torch.no_grad():
+            next(self.recognizer.backbone.parameters()).fill_(float("nan"))
+        finish(self)
+
+    monkeypatch.setattr(loop._Trainer, "_finish", broken)
+    with pytest.raises(TrainingDivergedError, match="non-finite by step 18"):
+        train(tiny(), dataset, tmp_path / "run", progress="none")
+    assert not (tmp_path / "run" / "backbone.safetensors").exists()
+
+
+class FakeWandb:
+    """Weights & Biases as far as the training sees it: runs by id, whose steps only rise."""
+
+    def __init__(self):
+        self.inits, self.logged, self.finished = [], {}, 0
+
+    def init(self, **arguments):
+        self.inits.append(arguments)
+        logged = self.logged.setdefault(arguments["id"], [])
+        return FakeWandbRun(self, logged, step=logged[-1][0] + 1 if logged else 0)
+
+
+class FakeWandbRun:
+    def __init__(self, service, logged, *, step):
+        self._service, self._logged, self.step = service, logged, step
+
+    def log(self, values, *, step, commit):
+        assert commit
+        assert step >= self.step, "Weights & Biases drops such a row with a warning"
+        self._logged.append((step, values))
+        self.step = step + 1
+
+    def finish(self):
+        self._service.finished += 1
+
+
+def test_weights_and_biases_gets_each_row_once_and_knows_a_resumed_run(dataset, tmp_path, monkeypatch):
+    wandb = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    config, folder = tiny(wandb=True), tmp_path / "demo" / "arcface-s0"
+    stopped_in_the_second_epoch(config, dataset, folder, monkeypatch)
+    assert wandb.finished == 1, "an exception ends the run there, too"
+    run = train(config, dataset, folder, progress="none")
+    assert wandb.finished == 2
+    first, second = wandb.inits
+    assert first == second
+    run_id = first.pop("id")
+    assert first == {
+        "project": "interproto",
+        "group": "demo",
+        "name": "arcface-s0",
+        "dir": str(folder),
+        "config": config.to_dict(),
+        "resume": "allow",
+    }
+    assert json.loads((folder / "wandb.json").read_text()) == {"id": run_id}
+    metrics = run.metrics().set_index("step").drop(columns="images_per_second")
+    assert [step for step, _ in wandb.logged[run_id]] == list(metrics.index) == [4, 8, 12, 16, 18]
+    for step, values in wandb.logged[run_id]:
+        wanted = metrics.loc[step].to_dict()
+        assert {name: values[name] for name in wanted} == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+    train(config, dataset, tmp_path / "elsewhere" / "demo" / "arcface-s0", progress="none")
+    assert wandb.inits[-1]["id"] != run_id, "the same names elsewhere are another run"
+
+
+def test_a_damaged_id_of_weights_and_biases_is_named(dataset, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", FakeWandb())
+    (tmp_path / "run").mkdir()
+    for content in ("", "[]", "{}"):
+        (tmp_path / "run" / "wandb.json").write_text(content)
+        with pytest.raises(RunError, match=r"wandb\.json is damaged.*Remove it"):
+            train(tiny(wandb=True), dataset, tmp_path / "run", progress="none")
