@@ -48,7 +48,8 @@ def measures_table(measures: pd.DataFrame, *, decimals: int) -> pd.DataFrame:
     """Lay measures out for a person: a row a measure, a column a method, mean ± standard deviation over seeds.
 
     Args:
-        measures: As `interproto_lib.analysis.measure_runs` gives it, or `readable_measures` spells it.
+        measures: As `held_out_accuracies` or `similarity_measures` of `interproto_lib.analysis` gives it, or as
+            `readable_measures` spells it.
         decimals: Digits after the point.
 
     Returns:
