@@ -36,7 +36,7 @@ LAYERS = (
     ("data",),
     ("runs", "presets"),
     ("config",),
-    ("files", "progress"),
+    ("files", "progress", "devices"),
     ("errors",),
 )
 # Import name -> distribution, where they differ.
