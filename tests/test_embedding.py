@@ -14,7 +14,7 @@ from interproto_lib.analysis.embedding import (
     load_embeddings,
     save_embeddings,
 )
-from interproto_lib.analysis.held_out import held_out_check, held_out_results
+from interproto_lib.analysis.held_out import JudgingRules, held_out_check, held_out_results
 from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
@@ -137,35 +137,15 @@ def test_the_check_judges_kinds_of_pairs_that_the_ages_allow(run, dataset):
     # 8 held-out people with 4 child images (6..9 years) and 4 adult ones (34..37 years), by hand:
     gaps = [(34 + a) - (6 + c) for a in range(4) for c in range(4)]
     assert counts["C20"] == 2 * 8 * sum(g >= 20 for g in gaps)
-    assert "C30" not in counts or counts["C30"] == 2 * 8 * sum(g >= 30 for g in gaps)
+    assert counts["C30"] == 2 * 8 * sum(g >= 30 for g in gaps) > 0
     assert counts["child-child"] == counts["adult-adult"] == 2 * 8 * 6
     assert (table["accuracy_percent"] > 60).all(), "colour patterns are easy to tell apart"
     assert (table["epoch"] == 4).all()
-    results = held_out_results(table, run=run.name)
+    rules = JudgingRules(evaluation=EvaluationConfig(), child_below_years=13.0)
+    results = held_out_results(table, run=run.name, rules=rules)
     assert [r.name for r in results] == [f"accuracy/{kind}" for kind in table["pairs"]]
     for kind in table["pairs"]:
         assert kind in describe_held_out(table)
-
-
-def test_judging_on_the_test_pairs_never_looks_worse(run, dataset):
-    embeddings = embed_dataset(run, dataset)
-    honest = held_out_check(run, dataset, embeddings).set_index("pairs")["accuracy_percent"]
-    threshold = EvaluationConfig(verification_threshold="best_on_test")
-    official = EvaluationConfig(verification_threshold="best_on_test", epoch_choice="best_on_test")
-    optimistic = held_out_check(run, dataset, embeddings, evaluation=threshold).set_index("pairs")
-    most = held_out_check(run, dataset, embeddings, evaluation=official).set_index("pairs")
-    assert (optimistic["accuracy_percent"] >= honest).all()
-    assert (most["accuracy_percent"] >= optimistic["accuracy_percent"]).all()
-    assert most["epoch"].between(1, 4).all()
-
-
-def test_choosing_an_epoch_needs_kept_epochs(dataset, tmp_path):
-    config = TrainConfig(backbone="tiny", embedding_dim=8, epochs=1, batch_size=16, threads=1, device="cpu")
-    run = train(config, dataset, tmp_path / "run", progress="none")
-    with pytest.raises(RunError, match="keep_every_epoch=True"):
-        held_out_check(
-            run, dataset, embed_dataset(run, dataset), evaluation=EvaluationConfig(epoch_choice="best_on_test")
-        )
 
 
 def test_without_ages_the_check_says_so(run, dataset):

@@ -142,13 +142,13 @@ def held_out_check(
     return best_first.set_index("pairs").loc[list(pairs)].reset_index()[list(HELD_OUT_COLUMNS)]
 
 
-def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules | None = None) -> list[Result]:
+def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules) -> list[Result]:
     """Turn the table of a held-out check into records.
 
     Args:
         table: As `held_out_check` gives it.
         run: Name of the run.
-        rules: By what rules it was judged; the protocol of each record names them, or no rules where None.
+        rules: By what rules it was judged; the protocol of each record names them.
 
     Returns:
         One result a kind of pair: the accuracy in percent.
@@ -161,8 +161,7 @@ def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules | Non
             n=int(row["n_pairs"]),
             n_of="pairs",
             runs=(run,),
-            protocol=f"held-out identities, {row['pairs']} pairs, epoch {row['epoch']}"
-            + (f"; {rules}" if rules else ""),
+            protocol=f"held-out identities, {row['pairs']} pairs, epoch {row['epoch']}; {rules}",
             note="The interval over seeds belongs to the comparison of runs; one run has none.",
         )
         for row in table.to_dict("records")
