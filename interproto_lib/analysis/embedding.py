@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,8 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from interproto_lib.config import Flip
 from interproto_lib.data.datasets import FaceDataset
 from interproto_lib.data.manifests import read_manifest, write_manifest
+from interproto_lib.data.test_sets import ImageSource
 from interproto_lib.devices import resolve_device
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.files import write_arrays
@@ -20,7 +23,7 @@ from interproto_lib.models import Backbone, build_backbone, load_backbone_weight
 from interproto_lib.models.inputs import images_to_input
 from interproto_lib.runs import RunFolder
 
-Flip = Literal["none", "sum"]
+EmbeddingPrecision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,19 +83,21 @@ def embed_images(
     rows: np.ndarray | None = None,
     batch_size: int = 256,
     flip: Flip = "none",
+    precision: EmbeddingPrecision = "float32",
     device: str | torch.device = "cpu",
     channels_last: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Embed images, each once, in float32: without autocast, whatever the training used.
+    """Embed images, each once.
 
     Args:
         backbone: Network from (b, 3, h, w) in [-1, 1] to (b, d); it is put in evaluation mode and moved to `device`.
         images: (N, h, w, 3) uint8 RGB, in memory or memory-mapped.
         rows: (n,) positions of the images to embed, in the order wanted; None takes all N.
         batch_size: Images at a time.
-        flip: `none` as in the official code, or `sum`: embeddings of the image and its mirror image are added, as in
-            insightface.
+        flip: `none` as in the official code; `sum`: embeddings of the image and its mirror image are added, as in
+            insightface; `concatenate`: one after the other, (n, 2 d).
+        precision: `float32`, without autocast, whatever the training used; or `bfloat16` by autocast.
         device: Where to compute.
         channels_last: Memory order of the images.
         progress: Called with images done and all images after each batch.
@@ -101,28 +106,114 @@ def embed_images(
         (n, d) float32, rows of length 1.
 
     Raises:
-        ConfigError: `flip` is unknown, or there is no image to embed.
+        ConfigError: `flip` or `precision` is unknown, or there is no image to embed.
     """
-    if flip not in ("none", "sum"):
-        raise ConfigError(f"flip={flip!r}: must be 'none' or 'sum'")
     n_images = len(images) if rows is None else len(rows)
+    parts = (slice(start, start + batch_size) for start in range(0, n_images, batch_size))
+    batches = (np.array(images[part if rows is None else rows[part]]) for part in parts)
+    return _embed_batches(
+        backbone,
+        batches,
+        n_images,
+        flip=flip,
+        precision=precision,
+        device=device,
+        channels_last=channels_last,
+        progress=progress,
+    )
+
+
+def embed_paths(
+    backbone: torch.nn.Module,
+    source: ImageSource,
+    paths: Sequence[str],
+    *,
+    batch_size: int = 256,
+    flip: Flip = "none",
+    precision: EmbeddingPrecision = "float32",
+    device: str | torch.device = "cpu",
+    channels_last: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Embed images of a source, each once; while the network computes, the next batch is read.
+
+    Args:
+        backbone: See `embed_images`, as for the other arguments.
+        source: Where the images are read from.
+        paths: The n images to embed.
+        batch_size: Images at a time.
+        flip: What is embedded.
+        precision: Numbers that the network computes with.
+        device: Where to compute.
+        channels_last: Memory order of the images.
+        progress: Called with images done and all images after each batch.
+
+    Returns:
+        (n, d) float32, rows of length 1, in the order of the paths.
+
+    Raises:
+        ConfigError: `flip` or `precision` is unknown, or there is no image to embed.
+        DatasetError: An image cannot be read.
+    """
+    parts = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    return _embed_batches(
+        backbone,
+        _read_ahead(source, parts),
+        len(paths),
+        flip=flip,
+        precision=precision,
+        device=device,
+        channels_last=channels_last,
+        progress=progress,
+    )
+
+
+def _read_ahead(source: ImageSource, parts: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
+    """Read batches of images, always one ahead of the one that is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        upcoming = reader.submit(source.read, parts[0]) if parts else None
+        for following in (*parts[1:], None):
+            if upcoming is None:
+                return
+            current = upcoming.result()
+            upcoming = None if following is None else reader.submit(source.read, following)
+            yield current
+
+
+def _embed_batches(
+    backbone: torch.nn.Module,
+    batches: Iterator[np.ndarray],
+    n_images: int,
+    *,
+    flip: Flip,
+    precision: EmbeddingPrecision,
+    device: str | torch.device,
+    channels_last: bool,
+    progress: Callable[[int, int], None] | None,
+) -> np.ndarray:
+    if flip not in ("none", "sum", "concatenate"):
+        raise ConfigError(f"flip={flip!r}: must be 'none', 'sum' or 'concatenate'")
+    if precision not in ("float32", "bfloat16"):
+        raise ConfigError(f"precision={precision!r}: must be 'float32' or 'bfloat16'")
     if not n_images:
         raise ConfigError("There are no images to embed")
     backbone = backbone.to(device).eval()
     if channels_last:
         backbone = backbone.to(memory_format=torch.channels_last)
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, n_images, batch_size):
-            part = slice(start, start + batch_size)
-            batch = torch.from_numpy(np.array(images[part if rows is None else rows[part]])).to(device)
-            values = images_to_input(batch, channels_last=channels_last)
+    autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")
+    parts: list[torch.Tensor] = []
+    done = 0
+    with torch.inference_mode(), autocast:
+        for batch in batches:
+            values = images_to_input(torch.from_numpy(batch).to(device), channels_last=channels_last)
             embeddings = backbone(values).float()
-            if flip == "sum":
-                embeddings = embeddings + backbone(values.flip(3)).float()
+            if flip != "none":
+                mirrored = backbone(values.flip(3)).float()
+                embeddings = embeddings + mirrored if flip == "sum" else torch.cat([embeddings, mirrored], dim=1)
             parts.append(torch.nn.functional.normalize(embeddings).cpu())
+            done += len(batch)
             if progress is not None:
-                progress(min(start + batch_size, n_images), n_images)
+                progress(done, n_images)
     return torch.cat(parts).numpy()
 
 

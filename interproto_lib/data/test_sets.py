@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -122,12 +123,16 @@ class DatasetSource:
 
     def read(self, paths: Sequence[str]) -> NDArray[np.uint8]:
         """Read the images of these paths, (k, size, size, 3) RGB, in their order."""
-        rows = pd.Index(self.dataset.manifest["path"]).get_indexer(pd.Index(list(paths), dtype=object))
+        rows = self._row_of_path.get_indexer(pd.Index(list(paths)))
         if (rows < 0).any():
             raise DatasetError(
                 f"Dataset {self.dataset.name!r} has no image {paths[int(np.flatnonzero(rows < 0)[0])]!r}."
             )
         return np.asarray(self.dataset.images[rows])
+
+    @cached_property
+    def _row_of_path(self) -> pd.Index:
+        return pd.Index(self.dataset.manifest["path"])
 
 
 def held_out_sets(
@@ -148,8 +153,8 @@ def held_out_sets(
         seed: Seed of the negative pairs.
 
     Returns:
-        Kind, a key of `interproto_lib.data.PAIR_KINDS` -> test set; a kind without a pair of one person or without one
-        of two is left out.
+        Kind, a key of `interproto_lib.data.PAIR_KINDS` -> test set, named by its kind, for other splits than "heldout"
+        with the split before it; a kind without a pair of one person or without one of two is left out.
 
     Raises:
         ConfigError: An argument is out of range.
@@ -170,7 +175,7 @@ def held_out_sets(
             continue
         rows, place = np.unique(np.concatenate([pairs["left"], pairs["right"]]), return_inverse=True)
         sets[kind] = VerificationSet(
-            name=kind,
+            name=kind if split == "heldout" else f"{split} {kind}",
             images=manifest.loc[rows, list(IMAGE_COLUMNS)].reset_index(drop=True),
             pairs=pd.DataFrame({"left": place[: len(pairs)], "right": place[len(pairs) :], "same": pairs["same"]}),
             source=source,
