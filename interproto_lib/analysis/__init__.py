@@ -47,6 +47,7 @@ from interproto_lib.analysis.projection import (
     project_prototypes,
     projection_quality,
 )
+from interproto_lib.analysis.published import Published, PublishedTable, paper_row, published_table
 from interproto_lib.analysis.similarity import (
     COHORTS,
     SimilarityMatrix,
@@ -89,6 +90,8 @@ __all__ = [
     "PairedDifference",
     "ProjectionQuality",
     "PrototypeFeatureGap",
+    "Published",
+    "PublishedTable",
     "SimilarityMatrix",
     "SimilaritySummary",
     "VerificationResult",
@@ -125,6 +128,7 @@ __all__ = [
     "paired_difference",
     "paired_differences",
     "paired_with_baseline",
+    "paper_row",
     "project_prototypes",
     "projection_quality",
     "prototype_feature_gap",
@@ -132,6 +136,7 @@ __all__ = [
     "prototype_pairs",
     "prototype_similarity",
     "prototypes_of",
+    "published_table",
     "roc_auc",
     "roc_curve",
     "runs_of_seed",
