@@ -63,6 +63,7 @@ def test_rows_and_sizes():
     assert len(dataset) == 12
     assert dataset.image_size == 8
     assert dataset.rows("heldout").tolist() == [3, 4, 5]
+    assert dataset.rows("validation").tolist() == []
     assert dataset.rows("train").tolist() == [0, 1, 2, 6, 7, 8, 9, 10, 11]
     assert dataset.rows("train").dtype == np.int64
     with pytest.raises(ConfigError, match="'test' is not a split"):

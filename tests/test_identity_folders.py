@@ -37,7 +37,7 @@ def make_folder(root: Path, people: dict[str, int] | None = None, ending: str = 
 
 
 def read(root: Path, **settings: Any) -> FaceDataset:
-    return read_identity_folder(root, **({"image_size": SIZE} | settings))
+    return read_identity_folder(root, **({"image_size": SIZE, "validation_share": 0.0} | settings))
 
 
 # --- the plain case --------------------------------------------------------------------------------------------------
@@ -371,6 +371,35 @@ def test_people_are_held_out_by_hash(tmp_path: Path):
     assert heldout(root, heldout_share=1.0) == set(people)
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("heldout_share", "n_heldout"), [(0.25, 5), (0.01, 2), (0.0, 0), (0.7, 14)])
+@pytest.mark.parametrize(("validation_share", "n_validation"), [(0.3, 6), (0.15, 3), (0.02, 2), (0.0, 0)])
+def test_validation_people_are_the_next_by_hash(
+    tmp_path: Path, seed: int, heldout_share: float, n_heldout: int, validation_share: float, n_validation: int
+):
+    people = [f"p{number}" for number in range(20)]
+    root = make_folder(tmp_path, dict.fromkeys(people, 2))
+    dataset = read(root, seed=seed, heldout_share=heldout_share, validation_share=validation_share)
+    drawn = in_drawn_order(people, seed)
+    expected = dict.fromkeys(people, "train")
+    expected |= dict.fromkeys(drawn[:n_heldout], "heldout")
+    expected |= dict.fromkeys(drawn[n_heldout : n_heldout + n_validation], "validation")
+    manifest = dataset.manifest
+    assert manifest["split"].tolist() == [expected[name] for name in manifest["identity"]]
+    assert dataset.settings["n_validation_identities"] == n_validation
+    assert dataset.settings["n_heldout_identities"] == n_heldout
+    assert dataset.settings["n_train_identities"] == 20 - n_heldout - n_validation
+
+
+def test_all_people_can_be_kept_from_training(tmp_path: Path):
+    root = make_folder(tmp_path, dict.fromkeys("abcdef", 2))
+    for shares, expected in (((0.7, 0.3), (4, 2)), ((0.1, 0.9), (2, 4)), ((1.0, 0.0), (6, 0)), ((0.0, 1.0), (0, 6))):
+        dataset = read(root, heldout_share=shares[0], validation_share=shares[1])
+        rows = (dataset.rows("heldout"), dataset.rows("validation"))
+        assert tuple(len(part) // 2 for part in rows) == expected
+        assert len(dataset.rows("train")) == 0
+
+
 def test_a_new_person_does_not_reshuffle_the_others(tmp_path: Path):
     root = make_folder(tmp_path, {f"p{number}": 2 for number in range(20)})
     before = heldout(root)
@@ -380,9 +409,9 @@ def test_a_new_person_does_not_reshuffle_the_others(tmp_path: Path):
 
 def test_too_few_people_are_refused_where_the_purpose_is_impossible(tmp_path: Path):
     one = make_folder(tmp_path / "one", {"a": 5})
-    with pytest.raises(DatasetError, match=r"has 1 identity \(a\).*two identities to train on and two to hold out"):
+    with pytest.raises(DatasetError, match=r"has 1 identity \(a\).*two to train on and two to hold out"):
         read(one)
-    for share, needed in ((0.0, "two identities to train on"), (1.0, "two to hold out")):
+    for share, needed in ((0.0, "two to train on"), (1.0, "two to hold out")):
         with pytest.raises(DatasetError, match=f"there must be {needed}\\."):
             read(one, heldout_share=share)
     two = make_folder(tmp_path / "two", {"a": 2, "b": 2})
@@ -394,6 +423,17 @@ def test_too_few_people_are_refused_where_the_purpose_is_impossible(tmp_path: Pa
         read(three)
     four = make_folder(tmp_path / "four", dict.fromkeys("abcd", 2))
     assert len(heldout(four)) == 2
+    with pytest.raises(
+        DatasetError,
+        match=r"heldout_share=0\.25 and validation_share=0\.1 there must be two to train on and two to val",
+    ):
+        read(four, validation_share=0.1)
+    six = make_folder(tmp_path / "six", dict.fromkeys("abcdef", 2))
+    assert read_identity_folder(six, image_size=SIZE).manifest["split"].value_counts().to_dict() == {
+        "train": 4,
+        "validation": 4,
+        "heldout": 4,
+    }
 
 
 def test_people_with_one_image_are_named_or_kept_for_training(tmp_path: Path):
@@ -406,6 +446,8 @@ def test_people_with_one_image_are_named_or_kept_for_training(tmp_path: Path):
     make_folder(root, {"f": 1, "g": 1, "h": 1})
     with pytest.raises(DatasetError, match=r"4 of the 8 identities .* only 3 have the two images"):
         read(root, min_images_per_identity=1, heldout_share=0.5)
+    with pytest.raises(DatasetError, match=r"2 of the 8 .* held out and 2 are to validate, but only 3 have the two"):
+        read(root, min_images_per_identity=1, validation_share=0.25)
 
 
 def test_a_person_without_images_is_named(tmp_path: Path):
@@ -424,6 +466,9 @@ def test_a_person_without_images_is_named(tmp_path: Path):
         {"heldout_share": -0.1},
         {"heldout_share": 1.1},
         {"heldout_share": float("nan")},
+        {"validation_share": -0.1},
+        {"validation_share": 1.1},
+        {"validation_share": 0.8},
         {"min_images_per_identity": 0},
         {"on_unreadable": "skip"},
         {"unmatched_ages": "skip"},
@@ -441,14 +486,15 @@ def test_bad_settings_are_refused(tmp_path: Path, settings: dict[str, Any]):
 def test_att_faces_from_end_to_end(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"400 of 400 images.*The first, s1/1\.pgm, is 92 x 112 pixels"):
         read_identity_folder(ATT_FACES)
-    dataset = read_identity_folder(ATT_FACES, fit="pad")
+    dataset = read_identity_folder(ATT_FACES, fit="pad", validation_share=0.15)
     validate_manifest(dataset.manifest)
     assert dataset.images.shape == (400, 112, 112, 3)
     assert dataset.manifest["identity"].nunique() == 40
     assert dataset.manifest["identity"].unique().tolist() == [f"s{number}" for number in range(1, 41)]
     assert dataset.manifest["age_years"].notna().sum() == 0
     assert len(dataset.rows("heldout")) == 100
-    assert len(dataset.rows("train")) == 300
+    assert len(dataset.rows("validation")) == 60
+    assert len(dataset.rows("train")) == 240
     row = dataset.manifest.index[dataset.manifest["path"] == "s7/10.pgm"][0]
     content = (ATT_FACES / "s7" / "10.pgm").read_bytes()
     pixels = np.frombuffer(content[-92 * 112 :], dtype=np.uint8).reshape(112, 92)

@@ -94,7 +94,7 @@ def test_an_empty_table_is_refused():
         ("identity", None, "row 3, column identity: the cell is empty"),
         ("path", None, "row 3, column path: the cell is empty"),
         ("source", "", "row 3, column source: the cell is empty"),
-        ("split", "test", "row 3, column split: 'test' is not a split. Write one of: train, heldout"),
+        ("split", "test", "row 3, column split: 'test' is not a split. Write one of: train, validation, heldout"),
         ("age_years", -1.0, "row 3, column age_years: -1.0 is not an age"),
         ("age_years", 131.0, "row 3, column age_years: 131.0 is not an age"),
         ("age_years", np.inf, "row 3, column age_years: inf is not an age"),
@@ -295,6 +295,7 @@ def class_manifest() -> pd.DataFrame:
         ("가", "train", [np.nan] * 12),
         ("B", "train", [30.0]),
         ("z", "heldout", [4.0] * 20),
+        ("v", "validation", [7.0, 30.0, np.nan]),
     ]:
         rows += [(f"{identity}/{i}", identity, age, split, "x") for i, age in enumerate(ages)]
     frame = pd.DataFrame(rows, columns=["path", "identity", "age_years", "split", "source"])
@@ -332,24 +333,36 @@ def test_class_table_thresholds_and_assumed_ages():
 def test_summary_counts_and_reads_well():
     manifest = class_manifest()
     summary = summarise_manifest(manifest)
-    assert (summary.n_images, summary.n_identities) == (55, 5)
-    assert (summary.n_train_images, summary.n_heldout_images) == (35, 20)
-    assert (summary.n_train_identities, summary.n_heldout_identities, summary.n_shared_identities) == (4, 1, 0)
-    assert (summary.n_child_images, summary.n_child_identities, summary.n_unlabelled) == (39, 3, 13)
+    assert (summary.n_images, summary.n_identities) == (58, 6)
+    assert (summary.n_train_images, summary.n_validation_images, summary.n_heldout_images) == (35, 3, 20)
+    assert (summary.n_train_identities, summary.n_validation_identities, summary.n_heldout_identities) == (4, 1, 1)
+    assert summary.n_shared_identities == 0
+    assert (summary.n_child_images, summary.n_child_identities, summary.n_unlabelled) == (40, 4, 14)
     frame = summary.to_frame()
     assert list(frame.index) == [*AGE_GROUPS, "unlabelled"]
-    assert frame.loc["0-12"].tolist() == [19, 20]
-    assert frame.loc["13-18"].tolist() == [1, 0]
-    assert frame.loc["unlabelled"].tolist() == [13, 0]
-    assert int(frame.to_numpy().sum()) == 55
+    assert frame.loc["0-12"].tolist() == [19, 1, 20]
+    assert frame.loc["13-18"].tolist() == [1, 0, 0]
+    assert frame.loc["unlabelled"].tolist() == [13, 1, 0]
+    assert int(frame.to_numpy().sum()) == 58
     text = str(summary)
-    assert "55 images of 5 identities" in text
-    assert "unlabelled (no age): 13 images" in text
-    assert "both splits" not in text
+    assert "58 images of 6 identities" in text
+    assert "unlabelled (no age): 14 images" in text
+    assert "validation  3 images of 1 identities" in text
+    assert "several splits" not in text
 
 
-def test_summary_tells_identities_in_both_splits():
-    shared = small_manifest().assign(identity=["a", "b", "a", "c"])
-    summary = summarise_manifest(shared)
-    assert summary.n_shared_identities == 1
-    assert "1 identities are in both splits" in str(summary)
+@pytest.mark.parametrize(
+    ("splits", "n_shared"),
+    [
+        (["train", "train", "heldout", "heldout"], 1),
+        (["train", "validation", "validation", "heldout"], 1),
+        (["train", "train", "train", "heldout"], 0),
+        (["validation", "train", "heldout", "heldout"], 1),
+    ],
+)
+def test_summary_tells_identities_in_several_splits(splits: list[str], n_shared: int):
+    summary = summarise_manifest(small_manifest().assign(identity=["a", "b", "a", "c"], split=splits))
+    assert summary.n_shared_identities == n_shared
+    assert ("1 identities are in several splits" in str(summary)) == bool(n_shared)
+    thrice = small_manifest().assign(identity="a", split=["train", "validation", "heldout", "train"])
+    assert summarise_manifest(thrice).n_shared_identities == 1

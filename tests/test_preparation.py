@@ -24,7 +24,12 @@ from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundErro
 from interproto_lib.runs import PROJECT_ROOT
 
 FEW = SyntheticSettings(
-    n_identities=3, images_per_identity=2, n_child_identities=1, child_images=(1, 1), n_heldout_identities=0
+    n_identities=3,
+    images_per_identity=2,
+    n_child_identities=1,
+    child_images=(1, 1),
+    n_heldout_identities=0,
+    n_validation_identities=0,
 )
 
 
@@ -37,7 +42,7 @@ def photographs(tmp_path: Path) -> IdentityFolderSettings:
         for number, image in enumerate(images):
             Image.fromarray(image).save(root / identity / f"{number}.png")
     (tmp_path / "ages.csv").write_text("path,age_years\na/0.png,5\n")
-    return IdentityFolderSettings(root=str(root), ages=str(tmp_path / "ages.csv"), image_size=16)
+    return IdentityFolderSettings(root=str(root), ages=str(tmp_path / "ages.csv"), image_size=16, validation_share=0.0)
 
 
 # --- drawn faces -----------------------------------------------------------------------------------------------------
@@ -181,11 +186,13 @@ def test_a_root_must_be_set():
 
 def test_settings_come_from_the_variables_of_a_notebook():
     names = {**FEW.to_dict(), "root": "r", "ages": "", "card": "", "fit": "pad", "heldout_share": 0.5}
+    names |= {"validation_share": 0.2}
     names |= {"min_images_per_identity": 1, "on_unreadable": "drop", "unmatched_ages": "drop", "folder": 3}
     assert dataset_settings("synthetic", names, seed=4) == replace(FEW, seed=4)
     photographs = dataset_settings("identity_folder", names, seed=4)
     assert isinstance(photographs, IdentityFolderSettings)
     assert (photographs.root, photographs.fit, photographs.seed) == ("r", "pad", 4)
+    assert (photographs.heldout_share, photographs.validation_share) == (0.5, 0.2)
     with pytest.raises(ConfigError, match="dataset='folder': must be 'synthetic' or 'identity_folder'"):
         dataset_settings("folder", names, seed=0)
 

@@ -1,6 +1,8 @@
 """The built-in dataset: settings, manifest, drawing by one or several processes."""
 
+import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -34,9 +36,9 @@ def test_manifest_is_valid_and_named_by_index(demo):
 
 
 def test_splits_share_no_identity_and_have_the_numbers_asked_for(demo):
-    by_split = demo.groupby("split")["identity"].agg(set)
-    assert not by_split["train"] & by_split["heldout"]
-    assert (len(by_split["train"]), len(by_split["heldout"])) == (400, 120)
+    assert (demo.groupby("identity")["split"].nunique() == 1).all()
+    by_split = demo.groupby("split")["identity"].nunique()
+    assert by_split.to_dict() == {"train": 400, "heldout": 120, "validation": 40}
     counts = demo[demo["split"] == "train"].groupby("identity").size()
     assert 11.0 < counts.mean() < 13.0
     assert counts.min() >= 7
@@ -51,8 +53,9 @@ def test_few_training_identities_have_child_images(demo):
     assert (classes.loc[~classes["is_child"], "n_child_images"] == 0).all()
 
 
-def test_heldout_identities_have_all_ages_and_all_pairs(demo):
-    heldout = demo[demo["split"] == "heldout"]
+@pytest.mark.parametrize("split", ["heldout", "validation"])
+def test_unseen_identities_have_all_ages_and_all_pairs(demo, split):
+    heldout = demo[demo["split"] == split]
     child = heldout["age_years"] < 13
     assert (heldout[child].groupby("identity").size() == 4).all()
     assert (heldout[~child].groupby("identity").size() == 8).all()
@@ -61,8 +64,9 @@ def test_heldout_identities_have_all_ages_and_all_pairs(demo):
     youngest = heldout.groupby("identity")["age_years"].min()
     assert ((oldest - youngest) >= 30).all()
     for settings in (SyntheticSettings.demo(), SyntheticSettings.tiny()):
-        kinds = available_pair_kinds(synthetic_manifest(settings))
-        assert min(kinds[kind] for kind in ("C20", "C30", "adult-adult", "child-child", "any")) >= 100
+        kinds = available_pair_kinds(synthetic_manifest(settings), split=split)
+        least = 100 if split == "heldout" else 40
+        assert min(kinds[kind] for kind in ("C20", "C30", "adult-adult", "child-child", "any")) >= least
 
 
 def test_mean_ages_are_those_asked_for():
@@ -83,15 +87,39 @@ def test_seeds_and_only_seeds_change_the_people():
     assert synthetic_manifest(SyntheticSettings.tiny(image_size=112)).equals(first)
 
 
-def test_without_heldout_identities():
-    manifest = synthetic_manifest(SyntheticSettings(n_identities=5, n_child_identities=0, n_heldout_identities=0))
+def test_without_unseen_identities():
+    nobody = {"n_heldout_identities": 0, "n_validation_identities": 0}
+    manifest = synthetic_manifest(SyntheticSettings(n_identities=5, n_child_identities=0, **nobody))
     assert (manifest["split"] == "train").all()
     assert manifest["age_years"].min() >= 14
 
 
 SMALL = SyntheticSettings(
-    n_identities=8, images_per_identity=9, n_child_identities=3, child_images=(2, 4), n_heldout_identities=4
+    n_identities=8,
+    images_per_identity=9,
+    n_child_identities=3,
+    child_images=(2, 4),
+    n_heldout_identities=4,
+    n_validation_identities=2,
 )
+
+
+def test_validation_identities_change_no_other_image():
+    """Rows and pixels of training and held-out identities are those drawn when there was no validation split yet."""
+    for n_validation in (0, 2, 5):
+        dataset = make_synthetic_dataset(replace(SMALL, n_validation_identities=n_validation))
+        others = (dataset.manifest["split"] != "validation").to_numpy()
+        assert others.tolist() == [True] * 106 + [False] * 12 * n_validation
+        table = dataset.manifest[others].to_csv(index=False, lineterminator="\n").encode()
+        found = [hashlib.sha256(content).hexdigest() for content in (table, dataset.images[others].tobytes())]
+        assert found == [
+            "4431ef072119cccc6b7dbe92abf044db1589940733c0f23fb05cfa9e5da3488b",
+            "58338573c801b0c1173cb7e3e1e6887eff22ea7b53dda46be8555843d6674267",
+        ]
+    many = synthetic_manifest(SyntheticSettings(n_identities=9_990, n_heldout_identities=5, n_validation_identities=9))
+    assert many["identity"].iloc[0] == "id0000", "names of the others do not change with the number of digits"
+    assert many["path"].is_unique
+    assert many["identity"].nunique() == 10_004
 
 
 def test_dataset_holds_the_drawn_faces_and_keeps_them(tmp_path):
@@ -134,7 +162,8 @@ def test_number_of_processes_is_checked(n_processes):
         ({"child_images": (0, 3)}, "child_images"),
         ({"child_images": 4}, "child_images"),
         ({"n_heldout_identities": -1}, "n_heldout_identities"),
-        ({"heldout_child_images": 0, "heldout_adult_images": 0}, "Held-out identities need images"),
+        ({"n_validation_identities": 2.0}, "n_validation_identities"),
+        ({"heldout_child_images": 0, "heldout_adult_images": 0}, "Held-out and validation identities need images"),
         ({"image_size": 64}, "image_size"),
         ({"adult_age_years": 90.0}, "adult_age_years"),
         ({"child_identity_adult_age_years": 9.0}, "child_identity_adult_age_years"),
@@ -156,6 +185,7 @@ def test_settings_out_of_range_are_refused(values, message):
 def test_recipes():
     tiny, demo = SyntheticSettings.tiny(), SyntheticSettings.demo(seed=4)
     assert (tiny.n_identities, tiny.n_child_identities, tiny.child_images) == (80, 20, (4, 6))
+    assert (tiny.n_validation_identities, demo.n_validation_identities) == (16, 40)
     assert (tiny.n_heldout_identities, tiny.heldout_child_images, tiny.heldout_adult_images) == (40, 3, 5)
     assert (demo.n_identities, demo.n_child_identities, demo.child_images, demo.nuisance) == (400, 60, (7, 10), 0.7)
     assert demo.seed == 4

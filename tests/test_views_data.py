@@ -48,6 +48,10 @@ def test_child_and_unlabelled_bars_stand_out_in_colour_and_print():
 def test_one_panel_a_split_that_has_images():
     both = age_distribution_figure(manifest([5, 30, 40], ["train", "train", "heldout"]))
     assert [axes.get_title(loc="left") for axes in both.axes] == ["Training images, n = 2", "Held-out images, n = 1"]
+    three = age_distribution_figure(manifest([5, 30, 40, 8], ["heldout", "train", "validation", "validation"]))
+    titles = ["Training images, n = 1", "Validation images, n = 2", "Held-out images, n = 1"]
+    assert [axes.get_title(loc="left") for axes in three.axes] == titles
+    assert bars(three.axes[1])[0].get_height() == 1
     assert len(age_distribution_figure(manifest([5, 30])).axes) == 1
 
 

@@ -89,7 +89,7 @@ class FaceDataset:
         """Return the row positions (m,) of a split, ascending; none when the dataset has no such images.
 
         Args:
-            split: "train" or "heldout".
+            split: One of `SPLITS`.
 
         Raises:
             ConfigError: There is no split of that name.

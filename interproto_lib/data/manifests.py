@@ -14,7 +14,9 @@ from interproto_lib.errors import ConfigError, ManifestError
 from interproto_lib.files import atomic_write
 
 MANIFEST_COLUMNS = ("path", "identity", "age_years", "split", "source")
-SPLITS = ("train", "heldout")
+SPLITS = ("train", "validation", "heldout")
+"""The splits of a manifest: training images, those that choose epoch and threshold, and those that are judged."""
+
 CHILD_BELOW_YEARS = 13.0
 """An image shows a child when `age_years < CHILD_BELOW_YEARS` (paper, sections 3 and 5.1: the group 0-12)."""
 
@@ -33,10 +35,12 @@ class ManifestSummary:
         n_images: Rows.
         n_identities: Different identities.
         n_train_images: Rows of the split "train".
+        n_validation_images: Rows of the split "validation".
         n_heldout_images: Rows of the split "heldout".
         n_train_identities: Identities with a training image.
+        n_validation_identities: Identities with a validation image.
         n_heldout_identities: Identities with a held-out image.
-        n_shared_identities: Identities with images in both splits; above 0, held-out results are not open-set.
+        n_shared_identities: Identities with images in several splits; above 0, held-out results are not open-set.
         n_child_images: Rows with `age_years < 13`.
         n_child_identities: Identities with at least one such row.
         n_unlabelled: Rows without an age.
@@ -47,8 +51,10 @@ class ManifestSummary:
     n_images: int
     n_identities: int
     n_train_images: int
+    n_validation_images: int
     n_heldout_images: int
     n_train_identities: int
+    n_validation_identities: int
     n_heldout_identities: int
     n_shared_identities: int
     n_child_images: int
@@ -58,17 +64,18 @@ class ManifestSummary:
     group_counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the counts as a table: one row an age group and one "unlabelled", columns train and heldout."""
+        """Return the counts as a table: one row an age group and one "unlabelled", one column a split."""
         frame = pd.DataFrame.from_dict(self.group_counts, orient="index", columns=list(SPLITS))
         frame.index.name = "age_group"
         return frame
 
     def __str__(self) -> str:
-        shared = f"; {self.n_shared_identities} identities are in both splits" if self.n_shared_identities else ""
+        shared = f"; {self.n_shared_identities} identities are in several splits" if self.n_shared_identities else ""
         lines = [
             f"{self.n_images} images of {self.n_identities} identities",
-            f"  train    {self.n_train_images} images of {self.n_train_identities} identities",
-            f"  heldout  {self.n_heldout_images} images of {self.n_heldout_identities} identities{shared}",
+            f"  train       {self.n_train_images} images of {self.n_train_identities} identities",
+            f"  validation  {self.n_validation_images} images of {self.n_validation_identities} identities",
+            f"  heldout     {self.n_heldout_images} images of {self.n_heldout_identities} identities{shared}",
             f"  children (below {CHILD_BELOW_YEARS:.0f} years): {self.n_child_images} images of "
             f"{self.n_child_identities} identities",
             f"  unlabelled (no age): {self.n_unlabelled} images",
@@ -87,7 +94,8 @@ def validate_manifest(
 
     Args:
         manifest: The table, n >= 1 rows, columns `path` (relative to the image root, forward slashes, unique),
-            `identity`, `age_years` (0 to 130 or missing), `split` ("train" or "heldout") and `source`.
+            `identity`, `age_years` (0 to 130 or missing), `split` ("train", "validation" or "heldout") and
+            `source`.
         where: What to call the table in messages, usually its file.
         lines: The line of the file on which each row ends (n,), for messages about a CSV.
 
@@ -253,10 +261,12 @@ def summarise_manifest(manifest: pd.DataFrame) -> ManifestSummary:
         n_images=len(checked),
         n_identities=identity.nunique(),
         n_train_images=int((split == "train").sum()),
+        n_validation_images=int((split == "validation").sum()),
         n_heldout_images=int((split == "heldout").sum()),
         n_train_identities=len(members["train"]),
+        n_validation_identities=len(members["validation"]),
         n_heldout_identities=len(members["heldout"]),
-        n_shared_identities=len(members["train"] & members["heldout"]),
+        n_shared_identities=sum(sum(name in of_split for of_split in members.values()) > 1 for name in set(identity)),
         n_child_images=int(child.sum()),
         n_child_identities=identity[child].nunique(),
         n_unlabelled=int(checked["age_years"].isna().sum()),

@@ -34,10 +34,11 @@ class IdentityFolderSettings:
         card: The card in `data_manifests/` that tells how to obtain the folder when it is missing; empty for none.
         fit: What to do with images of another size: `error`, `pad`, `crop` or `stretch`.
         heldout_share: Share of the identities to hold out.
+        validation_share: Share of the identities that choose epoch and threshold.
         min_images_per_identity: An identity with fewer images is an error.
         on_unreadable: What to do with images that cannot be read: `error` or `drop`.
         unmatched_ages: What to do with rows of the age table that match no image: `error` or `drop`.
-        seed: Chooses which identities are held out.
+        seed: Chooses which identities are held out and which validate.
 
     Raises:
         ConfigError: `root` is empty. The others are checked where the folder is read.
@@ -49,6 +50,7 @@ class IdentityFolderSettings:
     card: str = ""
     fit: Fit = "error"
     heldout_share: float = 0.25
+    validation_share: float = 0.1
     min_images_per_identity: int = 2
     on_unreadable: Literal["error", "drop"] = "error"
     unmatched_ages: UnmatchedAges = "error"

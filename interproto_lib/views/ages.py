@@ -21,7 +21,7 @@ from interproto_lib.views.style import (
 )
 from interproto_lib.views.wording import listed
 
-SPLIT_TITLES = {"train": "Training images", "heldout": "Held-out images"}
+SPLIT_TITLES = {"train": "Training images", "validation": "Validation images", "heldout": "Held-out images"}
 """How the splits of a manifest are called in a figure, in the order of the panels."""
 
 
@@ -123,18 +123,20 @@ def describe_child_identities(classes: pd.DataFrame, *, min_child_images: int) -
     return text
 
 
-def describe_pair_kinds(kinds: Mapping[str, int]) -> str:
-    """Say which kinds of verification the held-out images allow.
+def describe_pair_kinds(kinds: Mapping[str, int], *, split: str = "heldout") -> str:
+    """Say which kinds of verification the images of a split allow.
 
     Args:
         kinds: Kind of pair -> pairs of one person, as `interproto_lib.data.available_pair_kinds` gives it.
+        split: The split they were counted in, a key of `SPLIT_TITLES`.
 
     Returns:
         One or two sentences.
     """
+    title = SPLIT_TITLES[split]
     possible = [f"{kind} ({n:,} pairs of one person)" for kind, n in kinds.items() if n]
     missing = [kind for kind, n in kinds.items() if not n]
     if not possible:
-        return "No held-out identity has two images, so nothing can be verified."
-    text = f"The held-out images allow {listed(possible)}."
+        return f"{title}: no identity has two, so nothing can be verified."
+    text = f"{title} allow {listed(possible)}."
     return f"{text} They do not allow {listed(missing)}." if missing else text

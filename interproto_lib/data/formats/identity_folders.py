@@ -54,6 +54,7 @@ def read_identity_folder(
     image_size: int = 112,
     fit: Fit = "error",
     heldout_share: float = 0.25,
+    validation_share: float = 0.1,
     seed: int = 0,
     min_images_per_identity: int = 2,
     on_unreadable: Literal["error", "drop"] = "error",
@@ -68,8 +69,9 @@ def read_identity_folder(
     an image that lies anywhere else than in an identity's folder is an error.
 
     People, not images, are held out: identities are ordered by the SHA-256 of seed and name, and the first
-    `heldout_share` of them, at least two, become the split "heldout". Which ones depends on nothing but seed and
-    names. Only identities with at least two images are held out, since a person with one image gives no pair.
+    `heldout_share` of them, at least two, become the split "heldout", the next `validation_share` of them, again at
+    least two, the split "validation". Which ones depends on nothing but seed and names. Only identities with at least
+    two images are taken for either, since a person with one image gives no pair.
 
     Args:
         root: The folder.
@@ -80,8 +82,10 @@ def read_identity_folder(
         image_size: Height and width of the images, in pixels.
         fit: What to do with images of another size: "error" refuses them; "pad", "crop" and "stretch" scale them (see
             `FITS`). Faces for the paper's models are aligned to 112 x 112 beforehand; scaling does not align.
-        heldout_share: Share of the identities to hold out, 0 to 1; 0 keeps all for training, 1 holds out all.
-        seed: Chooses which identities are held out.
+        heldout_share: Share of the identities to hold out, 0 to 1; 0 holds out none, 1 holds out all.
+        validation_share: Share of the identities, of all of them, that choose epoch and threshold, 0 to 1; 0 takes
+            none. Together with `heldout_share` at most 1. Which identities are held out does not depend on it.
+        seed: Chooses which identities are held out and which validate.
         min_images_per_identity: An identity with fewer images is an error that names it.
         on_unreadable: "error" names the files that cannot be read; "drop" leaves them out, warns, and lists them in
             `settings["dropped"]`.
@@ -99,10 +103,11 @@ def read_identity_folder(
         ConfigError: An argument is out of range.
         DatasetNotFoundError: There is no such folder.
         DatasetError: The layout is another, images cannot be read or have another size, or there are too few
-            identities or images to train and to check on held-out people.
+            identities or images to train, to validate and to check on held-out people.
         ManifestError: The age table is malformed or names files that are not there.
     """
-    _check_settings(image_size, fit, heldout_share, min_images_per_identity, on_unreadable, unmatched_ages)
+    _check_shares(heldout_share, validation_share)
+    _check_settings(image_size, fit, min_images_per_identity, on_unreadable, unmatched_ages)
     folder = Path(root)
     listing = _list_images(folder)
     paths = [path for _, path in listing.images]
@@ -115,7 +120,8 @@ def read_identity_folder(
     kept = [listing.images[row] for row in reading.read]
     counts = Counter(identity for identity, _ in kept)
     _refuse_small_identities(folder, listing.identities, counts, min_images_per_identity)
-    heldout = _choose_heldout(folder, counts, heldout_share, seed)
+    heldout, validation = _choose_unseen(folder, counts, heldout_share, validation_share, seed)
+    splits = dict.fromkeys(heldout, "heldout") | dict.fromkeys(validation, "validation")
     title = name if name is not None else folder.resolve().name
     kept_ages = found.age_years[reading.read]
     manifest = pd.DataFrame(
@@ -123,7 +129,7 @@ def read_identity_folder(
             "path": [path for _, path in kept],
             "identity": [identity for identity, _ in kept],
             "age_years": kept_ages,
-            "split": ["heldout" if identity in heldout else "train" for identity, _ in kept],
+            "split": [splits.get(identity, "train") for identity, _ in kept],
             "source": title,
         }
     )
@@ -134,11 +140,13 @@ def read_identity_folder(
         "image_size": image_size,
         "fit": fit,
         "heldout_share": heldout_share,
+        "validation_share": validation_share,
         "seed": seed,
         "min_images_per_identity": min_images_per_identity,
         "on_unreadable": on_unreadable,
         "unmatched_ages": unmatched_ages,
-        "n_train_identities": len(counts) - len(heldout),
+        "n_train_identities": len(counts) - len(splits),
+        "n_validation_identities": len(validation),
         "n_heldout_identities": len(heldout),
         "original_sizes": dict(reading.sizes.most_common(_MAX_NAMED)),
         "dropped": [{"path": path, "reason": reason} for path, reason in reading.unreadable],
@@ -166,10 +174,20 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if odd % 2 else part for odd, part in enumerate(parts)), name
 
 
+def _check_shares(heldout_share: float, validation_share: float) -> None:
+    for name, share in (("heldout_share", heldout_share), ("validation_share", validation_share)):
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} is {share}; it is a share of the identities, 0 to 1.")
+    if _together(heldout_share, validation_share) > 1:
+        raise ConfigError(
+            f"heldout_share {heldout_share:g} and validation_share {validation_share:g} together are more than all "
+            "identities. Choose a smaller validation_share (0 for none) or a smaller heldout_share."
+        )
+
+
 def _check_settings(
     image_size: int,
     fit: str,
-    heldout_share: float,
     min_images_per_identity: int,
     on_unreadable: str,
     unmatched_ages: str,
@@ -178,8 +196,6 @@ def _check_settings(
         raise ConfigError(f"image_size is {image_size}; it must be at least 1 pixel.")
     if fit not in FITS:
         raise ConfigError(f"fit is {fit!r}; choose one of: {', '.join(FITS)}.")
-    if not 0 <= heldout_share <= 1:
-        raise ConfigError(f"heldout_share is {heldout_share}; it is a share of the identities, 0 to 1.")
     if min_images_per_identity < 1:
         raise ConfigError(f"min_images_per_identity is {min_images_per_identity}; it must be at least 1.")
     for name, value in (("on_unreadable", on_unreadable), ("unmatched_ages", unmatched_ages)):
@@ -331,25 +347,43 @@ def _refuse_small_identities(root: Path, identities: list[str], counts: Counter[
         )
 
 
-def _choose_heldout(root: Path, counts: Counter[str], share: float, seed: int) -> set[str]:
+def _choose_unseen(
+    root: Path, counts: Counter[str], heldout_share: float, validation_share: float, seed: int
+) -> tuple[list[str], list[str]]:
+    """Return the identities that are held out and those that validate."""
     n_all = len(counts)
-    n_heldout = 0 if share == 0 else n_all if share == 1 else max(_MIN_IDENTITIES, int(share * n_all + 0.5))
-    enough_to_train = share == 1 or n_all - n_heldout >= _MIN_IDENTITIES
-    enough_to_hold_out = share == 0 or n_heldout >= _MIN_IDENTITIES
-    if not (enough_to_train and enough_to_hold_out):
-        needed = [*(["two identities to train on"] * (share < 1)), *(["two to hold out"] * (share > 0))]
+    train_on_none = _together(heldout_share, validation_share) == 1
+    n_heldout = _share_of(n_all, heldout_share)
+    n_validation = n_all - n_heldout if train_on_none else _share_of(n_all, validation_share)
+    uses = (
+        (not train_on_none, n_all - n_heldout - n_validation, "to train on"),
+        (validation_share > 0, n_validation, "to validate"),
+        (heldout_share > 0, n_heldout, "to hold out"),
+    )
+    if any(wanted and n < _MIN_IDENTITIES for wanted, n, _ in uses):
+        needed = [f"two {use}" for wanted, _, use in uses if wanted]
         raise DatasetError(
             f"{root} has {n_all} {'identity' if n_all == 1 else 'identities'} ({_named(list(counts))}); with "
-            f"heldout_share={share:g} there must be {' and '.join(needed)}. Add folders of more people, or choose "
-            "another heldout_share (0 trains on all, 1 holds out all)."
+            f"heldout_share={heldout_share:g} and validation_share={validation_share:g} there must be "
+            f"{' and '.join(needed)}. Add folders of more people, or choose other shares (0 takes nobody)."
         )
     pairable = [identity for identity in counts if counts[identity] >= 2]
-    if len(pairable) < n_heldout:
+    if len(pairable) < n_heldout + n_validation:
         raise DatasetError(
-            f"{n_heldout} of the {n_all} identities in {root} are to be held out, but only {len(pairable)} have the "
-            "two images that a pair needs. Add images or identities, or choose a smaller heldout_share."
+            f"{n_heldout} of the {n_all} identities in {root} are to be held out and {n_validation} are to validate, "
+            f"but only {len(pairable)} have the two images that a pair needs. Add images or identities, or choose a "
+            "smaller heldout_share or validation_share."
         )
-    return set(sorted(pairable, key=lambda identity: _draw(identity, seed))[:n_heldout])
+    drawn = sorted(pairable, key=lambda identity: _draw(identity, seed))
+    return drawn[:n_heldout], drawn[n_heldout : n_heldout + n_validation]
+
+
+def _together(heldout_share: float, validation_share: float) -> float:
+    return round(heldout_share + validation_share, 12)  # so that 0.7 and 0.3 are all, whatever their last bits
+
+
+def _share_of(n_all: int, share: float) -> int:
+    return 0 if share == 0 else n_all if share == 1 else max(_MIN_IDENTITIES, int(share * n_all + 0.5))
 
 
 def _draw(identity: str, seed: int) -> str:

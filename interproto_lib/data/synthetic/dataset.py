@@ -30,32 +30,35 @@ def synthetic_manifest(settings: SyntheticSettings) -> pd.DataFrame:
         settings: Numbers of identities and images, ages and seed.
 
     Returns:
-        One row an image, training identities first, each identity's child images first: `path` as in
-        "id0001/003.png", `identity` as in "id0001", `age_years` in steps of 0.1, `split`, `source` "synthetic",
-        `identity_index` and `image_index` (int64), which with the age are what `draw_faces` takes.
+        One row an image: training identities first, then held-out, then validation ones, each identity's child images
+        first; adding identities at the end changes no row before. Columns: `path` as in "id0001/003.png", `identity`
+        as in "id0001", `age_years` in steps of 0.1, `split`, `source` "synthetic", `identity_index` and `image_index`
+        (int64), which with the age are what `draw_faces` takes.
 
     Example:
         >>> synthetic_manifest(SyntheticSettings.tiny())["identity"].nunique()
-        120
+        136
     """
     n_train = settings.n_identities
-    n_all = n_train + settings.n_heldout_identities
-    digits = max(4, len(str(n_all)))
+    validation_from = n_train + settings.n_heldout_identities
+    n_all = validation_from + settings.n_validation_identities
+    digits = max(4, len(str(validation_from)))
     identity, image, ages = [], [], []
     for index in range(n_all):
-        of_identity = _train_ages(settings, index) if index < n_train else _heldout_ages(settings, index)
+        of_identity = _train_ages(settings, index) if index < n_train else _unseen_ages(settings, index)
         identity.append(np.full(len(of_identity), index))
         image.append(np.arange(len(of_identity)))
         ages.append(np.rint(of_identity * 10.0) / 10.0)
     identity_index = np.concatenate(identity).astype(np.int64)
     image_index = np.concatenate(image).astype(np.int64)
+    split = np.searchsorted([n_train, validation_from], identity_index, side="right")
     names = [f"id{index:0{digits}d}" for index in identity_index]
     return pd.DataFrame(
         {
             "path": [f"{name}/{number:03d}.png" for name, number in zip(names, image_index, strict=True)],
             "identity": names,
             "age_years": np.concatenate(ages),
-            "split": np.where(identity_index < n_train, "train", "heldout").astype(object),
+            "split": np.array(["train", "heldout", "validation"], dtype=object)[split],
             "source": "synthetic",
             "identity_index": identity_index,
             "image_index": image_index,
@@ -88,7 +91,8 @@ def _train_ages(settings: SyntheticSettings, index: int) -> FloatArray:
     return np.concatenate([_child_ages(settings, index, n_child), adult])
 
 
-def _heldout_ages(settings: SyntheticSettings, index: int) -> FloatArray:
+def _unseen_ages(settings: SyntheticSettings, index: int) -> FloatArray:
+    """Ages of an identity that is held out or validates: a child, an adult, and old enough for every gap."""
     n_adult = settings.heldout_adult_images
     n_old = min(n_adult, 2 if n_adult >= 4 else 1)
     adult = _adult_ages(

@@ -25,12 +25,14 @@ class SyntheticSettings:
         n_child_identities: How many of the training identities, the first ones, have child images.
         child_images: Fewest and most child images (1 to 12.9 years) of such an identity, >= 1.
         n_heldout_identities: Identities of the held-out split, none of them in training; may be 0.
-        heldout_child_images: Child images of each held-out identity, >= 0.
-        heldout_adult_images: Adult images (18 to 80 years) of each held-out identity, >= 0; one of them, two from
-            four on, at 44 to 70 years, so that gaps of 30 years and more exist.
+        n_validation_identities: Identities of the validation split, again others; may be 0. They come last: what the
+            other identities are and how they look does not depend on how many these are.
+        heldout_child_images: Child images of each held-out and each validation identity, >= 0.
+        heldout_adult_images: Adult images (18 to 80 years) of each held-out and each validation identity, >= 0; one of
+            them, two from four on, at 44 to 70 years, so that gaps of 30 years and more exist.
         image_size: Height and width in pixels, 56 or 112.
-        adult_age_years: Mean age of the adult images, 14 to 80, of held-out identities and of training identities
-            without child images.
+        adult_age_years: Mean age of the adult images, 14 to 80, of held-out and validation identities and of
+            training identities without child images.
         child_identity_adult_age_years: Mean age, 14 to 80, of the images that are no child's of training identities
             with child images, before ages below 14 are raised to it: 16 are people photographed mostly when young,
             34 people like the others.
@@ -56,6 +58,7 @@ class SyntheticSettings:
     n_child_identities: int = 60
     child_images: tuple[int, int] = (7, 10)
     n_heldout_identities: int = 120
+    n_validation_identities: int = 40
     heldout_child_images: int = 4
     heldout_adult_images: int = 8
     image_size: int = 56
@@ -73,6 +76,7 @@ class SyntheticSettings:
             ("images_per_identity", 2),
             ("n_child_identities", 0),
             ("n_heldout_identities", 0),
+            ("n_validation_identities", 0),
             ("heldout_child_images", 0),
             ("heldout_adult_images", 0),
             ("seed", 0),
@@ -107,10 +111,11 @@ class SyntheticSettings:
             raise ConfigError(f"child_images={pair!r} must be two whole numbers, the fewest and the most.")
         if not 1 <= pair[0] <= pair[1]:
             raise ConfigError(f"child_images={pair!r} must be the fewest, at least 1, and the most, not fewer.")
-        if self.n_heldout_identities and not self.heldout_child_images + self.heldout_adult_images:
+        n_unseen = self.n_heldout_identities + self.n_validation_identities
+        if n_unseen and not self.heldout_child_images + self.heldout_adult_images:
             raise ConfigError(
-                "Held-out identities need images: raise heldout_child_images or heldout_adult_images, or set "
-                "n_heldout_identities=0."
+                "Held-out and validation identities need images: raise heldout_child_images or heldout_adult_images, "
+                "or set n_heldout_identities=0 and n_validation_identities=0."
             )
 
     @classmethod
@@ -121,6 +126,7 @@ class SyntheticSettings:
             n_child_identities=20,
             child_images=(4, 6),
             n_heldout_identities=40,
+            n_validation_identities=16,
             heldout_child_images=3,
             heldout_adult_images=5,
             image_size=image_size,
