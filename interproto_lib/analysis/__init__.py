@@ -48,6 +48,15 @@ from interproto_lib.analysis.projection import (
     projection_quality,
 )
 from interproto_lib.analysis.published import Published, PublishedTable, paper_row, published_table
+from interproto_lib.analysis.roc import (
+    EqualErrorRate,
+    TarAtFar,
+    det_curve,
+    equal_error_rate,
+    roc_auc,
+    roc_curve,
+    tar_at_far,
+)
 from interproto_lib.analysis.similarity import (
     COHORTS,
     SimilarityMatrix,
@@ -71,11 +80,13 @@ from interproto_lib.analysis.statistics import (
 )
 from interproto_lib.analysis.verification import (
     BestThresholdResult,
+    CalibratedResult,
+    ThresholdResult,
     VerificationResult,
+    accuracy_at_threshold,
     best_threshold_accuracy,
+    calibrated_accuracy,
     pair_scores,
-    roc_auc,
-    roc_curve,
     ten_fold_accuracy,
 )
 
@@ -84,7 +95,9 @@ __all__ = [
     "GAP_MEASURES",
     "MEASURE_COLUMNS",
     "BestThresholdResult",
+    "CalibratedResult",
     "Embeddings",
+    "EqualErrorRate",
     "JudgingRules",
     "MeanStd",
     "PairedDifference",
@@ -94,9 +107,13 @@ __all__ = [
     "PublishedTable",
     "SimilarityMatrix",
     "SimilaritySummary",
+    "TarAtFar",
+    "ThresholdResult",
     "VerificationResult",
+    "accuracy_at_threshold",
     "available_cohorts",
     "best_threshold_accuracy",
+    "calibrated_accuracy",
     "child_identities",
     "child_neighbour_share",
     "choose_identities",
@@ -107,9 +124,11 @@ __all__ = [
     "common_rules",
     "comparison_results",
     "confused_table",
+    "det_curve",
     "different_pairs",
     "embed_dataset",
     "embed_images",
+    "equal_error_rate",
     "gap_results",
     "held_out_accuracies",
     "held_out_check",
@@ -145,5 +164,6 @@ __all__ = [
     "similarity_measures",
     "similarity_table",
     "summarise_similarity",
+    "tar_at_far",
     "ten_fold_accuracy",
 ]
