@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interproto_lib.data.protocols import PAIR_KINDS, _hash, available_pair_kinds, verification_pairs
+from interproto_lib.data.protocols import PAIR_KINDS, available_pair_kinds, verification_pairs
+from interproto_lib.data.seeded_draws import seeded_hash
 from interproto_lib.errors import ConfigError, DatasetError, ManifestError
 
 REPO = Path(__file__).resolve().parents[1]
@@ -138,7 +139,7 @@ def test_the_draw_is_the_same_on_every_machine():
 
 def test_the_hash_is_splitmix64():
     """The first three outputs of splitmix64 started at 0, as its authors' reference program prints them."""
-    assert _hash(np.arange(3, dtype=np.uint64)).tolist() == [
+    assert seeded_hash(np.arange(3, dtype=np.uint64)).tolist() == [
         0xE220A8397B1DCDAF,
         0x6E789E6AA1B965F4,
         0x06C45D188009454F,

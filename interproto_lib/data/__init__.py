@@ -17,6 +17,7 @@ from interproto_lib.data.manifests import (
     validate_manifest,
     write_manifest,
 )
+from interproto_lib.data.pair_rules import ADULT_FROM_YEARS, PAIR_KINDS
 from interproto_lib.data.preparation import (
     DATASETS,
     IdentityFolderSettings,
@@ -25,12 +26,7 @@ from interproto_lib.data.preparation import (
     prepare_identity_folder,
     prepare_synthetic,
 )
-from interproto_lib.data.protocols import (
-    ADULT_FROM_YEARS,
-    PAIR_KINDS,
-    available_pair_kinds,
-    verification_pairs,
-)
+from interproto_lib.data.protocols import NEGATIVES, available_pair_kinds, child_adult_pairs, verification_pairs
 from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
 
 __all__ = [
@@ -39,6 +35,7 @@ __all__ = [
     "CHILD_BELOW_YEARS",
     "DATASETS",
     "MANIFEST_COLUMNS",
+    "NEGATIVES",
     "PAIR_KINDS",
     "SPLITS",
     "DatasetCard",
@@ -47,6 +44,7 @@ __all__ = [
     "ManifestSummary",
     "age_group",
     "available_pair_kinds",
+    "child_adult_pairs",
     "class_table",
     "dataset_settings",
     "list_cards",
