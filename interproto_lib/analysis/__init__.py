@@ -1,5 +1,11 @@
 """Analyses of trained recognisers: similarity, projection, verification, statistics over seeds."""
 
+from interproto_lib.analysis.bootstrap import (
+    BootstrapInterval,
+    bootstrap_accuracy,
+    bootstrap_difference,
+    bootstrap_identification,
+)
 from interproto_lib.analysis.class_similarity import (
     class_means,
     inter_class_similarity,
@@ -41,6 +47,7 @@ from interproto_lib.analysis.embedding import (
     save_embeddings,
 )
 from interproto_lib.analysis.held_out import JudgingRules, held_out_check, held_out_results, judging_rules
+from interproto_lib.analysis.permutation import PermutationResult, permutation_test
 from interproto_lib.analysis.projection import (
     ProjectionQuality,
     nearest_neighbours,
@@ -95,12 +102,14 @@ __all__ = [
     "GAP_MEASURES",
     "MEASURE_COLUMNS",
     "BestThresholdResult",
+    "BootstrapInterval",
     "CalibratedResult",
     "Embeddings",
     "EqualErrorRate",
     "JudgingRules",
     "MeanStd",
     "PairedDifference",
+    "PermutationResult",
     "ProjectionQuality",
     "PrototypeFeatureGap",
     "Published",
@@ -113,6 +122,9 @@ __all__ = [
     "accuracy_at_threshold",
     "available_cohorts",
     "best_threshold_accuracy",
+    "bootstrap_accuracy",
+    "bootstrap_difference",
+    "bootstrap_identification",
     "calibrated_accuracy",
     "child_identities",
     "child_neighbour_share",
@@ -148,6 +160,7 @@ __all__ = [
     "paired_differences",
     "paired_with_baseline",
     "paper_row",
+    "permutation_test",
     "project_prototypes",
     "projection_quality",
     "prototype_feature_gap",
