@@ -1,0 +1,150 @@
+"""Reading insightface's verification files (.bin): encoded images in pairs, and labels, kept as a pickle."""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from interproto_lib.data.formats.plain_pickles import PickledArray, called, read_plain_pickle
+from interproto_lib.errors import DatasetError
+
+MAX_FILE_BYTES = 2**30
+"""Largest file that is read, 1 GiB. The known ones take 40 to 200 MB."""
+
+_FORMATS = ("JPEG", "PNG", "BMP")
+_MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
+
+
+def read_verification_bin(path: str | Path) -> tuple[list[bytes], NDArray[np.bool_]]:
+    """Read a verification file of insightface: `(list of 2N encoded images, list of N booleans)` as a pickle.
+
+    Read are all pickle protocols of Python 2 and 3, images as bytes, Python 2 texts or numpy arrays of uint8, labels as
+    truth values of Python or numpy. Nothing in the file is run, whatever it asks for (see `read_plain_pickle`). The
+    images are not decoded (see `decode_image`); images 2i and 2i + 1 make pair i.
+
+    Args:
+        path: The file, at most `MAX_FILE_BYTES`. Reading takes about three times its size in memory.
+
+    Returns:
+        The 2N encoded images, and whether the N pairs show one person (N,).
+
+    Raises:
+        DatasetError: There is no such file, it asks for an import, is damaged, or holds something else; the message
+            says what.
+    """
+    file = Path(path)
+    content = _read_file(file)
+    try:
+        found = read_plain_pickle(content)
+    except DatasetError as error:
+        raise DatasetError(f"{file} is no verification file that can be read: {error}") from error
+    return _check_content(file, found)
+
+
+def decode_image(content: bytes, image_size: int) -> NDArray[np.uint8]:
+    """Decode one image of a verification file.
+
+    Args:
+        content: The encoded image: JPEG, PNG or BMP, 8 bits a channel; grey and palette become RGB. An EXIF
+            orientation is not applied: these images are aligned.
+        image_size: Height and width that it must have, in pixels.
+
+    Returns:
+        The pixels, (image_size, image_size, 3) RGB.
+
+    Raises:
+        DatasetError: It cannot be decoded, or has another size; the message is the reason.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _check_header(image, image_size)
+            return np.asarray(image.convert("RGB"))
+    except DatasetError:
+        raise
+    except Exception as error:  # decoders raise many types on damaged images: each means that it is not readable
+        raise DatasetError(_reason(error)) from error
+
+
+def image_problem(content: bytes, image_size: int) -> str | None:
+    """Say what is wrong with an encoded image as far as its header tells, without decoding it; None if nothing is."""
+    try:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            _check_header(image, image_size)
+    except DatasetError as error:
+        return str(error)
+    except Exception as error:  # as in decode_image
+        return _reason(error)
+    return None
+
+
+def _check_header(image: Image.Image, image_size: int) -> None:
+    if image.size != (image_size, image_size):
+        raise DatasetError(f"is {image.width} x {image.height} pixels, expected {image_size} x {image_size}")
+    if image.mode not in _MODES:
+        raise DatasetError(f"has pixels of the kind {image.mode}, expected 8 bits a channel, RGB or grey")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "is not an image of a known format"
+    return f"is damaged or cut short ({type(error).__name__}: {error})"
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        status = file.stat()
+    except OSError as error:
+        raise DatasetError(f"There is no verification file {file} ({error.strerror}). Check the path.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DatasetError(f"{file} is not a file.")
+    if not 0 < status.st_size <= MAX_FILE_BYTES:
+        raise DatasetError(f"{file} has {status.st_size} bytes, expected 1 to {MAX_FILE_BYTES}.")
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read ({error.strerror}).") from error
+
+
+def _check_content(file: Path, found: Any) -> tuple[list[bytes], NDArray[np.bool_]]:
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise DatasetError(
+            f"{file} holds {called(found)}, expected two lists: encoded images and labels. Is it a verification file?"
+        )
+    images, labels = found
+    if not isinstance(images, (list, tuple)):
+        raise DatasetError(f"{file} holds {called(images)} for its images, expected a list of encoded images.")
+    encoded: list[bytes] = []
+    for number, image in enumerate(images):
+        content = image.content if isinstance(image, PickledArray) and image.dtype == "u1" else image
+        if not isinstance(content, bytes):
+            raise DatasetError(f"{file}, image {number}: found {called(image)}, expected an encoded image as bytes.")
+        if not content:
+            raise DatasetError(f"{file}, image {number} is empty (0 bytes).")
+        encoded.append(content)
+    same = _check_labels(file, labels)
+    if len(encoded) != 2 * len(same) or not encoded:
+        raise DatasetError(
+            f"{file} holds {len(encoded)} images and {len(same)} labels, expected two images for each label, and at "
+            "least one pair."
+        )
+    return encoded, same
+
+
+def _check_labels(file: Path, labels: Any) -> NDArray[np.bool_]:
+    if isinstance(labels, PickledArray) and labels.dtype == "b1" and labels.content is not None:
+        values = np.frombuffer(labels.content, dtype=np.uint8)
+        if (values > 1).any():
+            raise DatasetError(f"{file}: the labels are no truth values (found {int(values.max())}).")
+        return values.astype(bool)
+    if not isinstance(labels, (list, tuple)):
+        raise DatasetError(f"{file} holds {called(labels)} for its labels, expected a list of truth values.")
+    for number, label in enumerate(labels):
+        if not isinstance(label, bool):
+            raise DatasetError(f"{file}, label {number}: found {called(label)}, expected a truth value.")
+    return np.array(labels, dtype=bool)
