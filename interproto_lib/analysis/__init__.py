@@ -46,7 +46,19 @@ from interproto_lib.analysis.embedding import (
     load_embeddings,
     save_embeddings,
 )
-from interproto_lib.analysis.held_out import JudgingRules, held_out_check, held_out_results, judging_rules
+from interproto_lib.analysis.evaluation import OFFICIAL_PROCEDURE, Judgement, chosen_epoch, judge_run
+from interproto_lib.analysis.held_out import (
+    JudgingRules,
+    held_out_check,
+    held_out_results,
+    held_out_scores,
+    judging_rules,
+)
+from interproto_lib.analysis.insightface_protocol import (
+    InsightfaceResult,
+    insightface_accuracy,
+    insightface_accuracy_of_distances,
+)
 from interproto_lib.analysis.permutation import PermutationResult, permutation_test
 from interproto_lib.analysis.projection import (
     ProjectionQuality,
@@ -64,6 +76,7 @@ from interproto_lib.analysis.roc import (
     roc_curve,
     tar_at_far,
 )
+from interproto_lib.analysis.scores import PairScores, load_scores, score_test_sets
 from interproto_lib.analysis.similarity import (
     COHORTS,
     SimilarityMatrix,
@@ -101,13 +114,17 @@ __all__ = [
     "COHORTS",
     "GAP_MEASURES",
     "MEASURE_COLUMNS",
+    "OFFICIAL_PROCEDURE",
     "BestThresholdResult",
     "BootstrapInterval",
     "CalibratedResult",
     "Embeddings",
     "EqualErrorRate",
+    "InsightfaceResult",
+    "Judgement",
     "JudgingRules",
     "MeanStd",
+    "PairScores",
     "PairedDifference",
     "PermutationResult",
     "ProjectionQuality",
@@ -129,6 +146,7 @@ __all__ = [
     "child_identities",
     "child_neighbour_share",
     "choose_identities",
+    "chosen_epoch",
     "class_means",
     "cohort_identities",
     "cohort_matrix",
@@ -145,12 +163,17 @@ __all__ = [
     "held_out_accuracies",
     "held_out_check",
     "held_out_results",
+    "held_out_scores",
     "identities_child_first",
+    "insightface_accuracy",
+    "insightface_accuracy_of_distances",
     "inter_class_similarity",
     "intra_class_similarity",
+    "judge_run",
     "judging_rules",
     "load_backbone",
     "load_embeddings",
+    "load_scores",
     "mean_and_std",
     "most_confused_pairs",
     "nearest_neighbours",
@@ -174,6 +197,7 @@ __all__ = [
     "runs_of_seed",
     "sample_identities",
     "save_embeddings",
+    "score_test_sets",
     "similarity_measures",
     "similarity_table",
     "summarise_similarity",
