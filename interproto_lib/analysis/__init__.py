@@ -1,5 +1,6 @@
 """Analyses of trained recognisers: similarity, projection, verification, statistics over seeds."""
 
+from interproto_lib.analysis.all_pairs import threshold_at_fmr
 from interproto_lib.analysis.bootstrap import (
     BootstrapInterval,
     bootstrap_accuracy,
@@ -12,6 +13,7 @@ from interproto_lib.analysis.class_similarity import (
     intra_class_similarity,
     prototype_similarity,
 )
+from interproto_lib.analysis.cohort_errors import ChildFactor, CohortErrors, child_factor, cohort_error_rates
 from interproto_lib.analysis.cohorts import (
     available_cohorts,
     child_identities,
@@ -118,6 +120,8 @@ __all__ = [
     "BestThresholdResult",
     "BootstrapInterval",
     "CalibratedResult",
+    "ChildFactor",
+    "CohortErrors",
     "Embeddings",
     "EqualErrorRate",
     "InsightfaceResult",
@@ -143,11 +147,13 @@ __all__ = [
     "bootstrap_difference",
     "bootstrap_identification",
     "calibrated_accuracy",
+    "child_factor",
     "child_identities",
     "child_neighbour_share",
     "choose_identities",
     "chosen_epoch",
     "class_means",
+    "cohort_error_rates",
     "cohort_identities",
     "cohort_matrix",
     "cohort_similarity",
@@ -203,4 +209,5 @@ __all__ = [
     "summarise_similarity",
     "tar_at_far",
     "ten_fold_accuracy",
+    "threshold_at_fmr",
 ]
