@@ -4,6 +4,11 @@ from interproto_lib.data.contents import source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
+from interproto_lib.data.identification_sets import (
+    IdentificationSet,
+    identification_set,
+    identification_set_from_pairs,
+)
 from interproto_lib.data.manifests import (
     AGE_GROUPS,
     CHILD_BELOW_YEARS,
@@ -26,6 +31,12 @@ from interproto_lib.data.preparation import (
     prepare_identity_folder,
     prepare_synthetic,
 )
+from interproto_lib.data.protocol_files import (
+    read_identification_set,
+    read_pairs,
+    write_identification_set,
+    write_pairs,
+)
 from interproto_lib.data.protocols import NEGATIVES, available_pair_kinds, child_adult_pairs, verification_pairs
 from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
 
@@ -40,6 +51,7 @@ __all__ = [
     "SPLITS",
     "DatasetCard",
     "FaceDataset",
+    "IdentificationSet",
     "IdentityFolderSettings",
     "ManifestSummary",
     "age_group",
@@ -47,6 +59,8 @@ __all__ = [
     "child_adult_pairs",
     "class_table",
     "dataset_settings",
+    "identification_set",
+    "identification_set_from_pairs",
     "list_cards",
     "load_dataset",
     "prepare_dataset",
@@ -54,8 +68,10 @@ __all__ = [
     "prepare_synthetic",
     "read_age_labels",
     "read_card",
+    "read_identification_set",
     "read_identity_folder",
     "read_manifest",
+    "read_pairs",
     "require_dataset",
     "save_dataset",
     "source_contents",
@@ -64,5 +80,7 @@ __all__ = [
     "validate_manifest",
     "verification_pairs",
     "verify_dataset",
+    "write_identification_set",
     "write_manifest",
+    "write_pairs",
 ]
