@@ -4,11 +4,15 @@ from interproto_lib.data.contents import source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
+from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_images
+from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, read_pairs
+from interproto_lib.data.formats.verification_bin import read_verification_bin
 from interproto_lib.data.identification_sets import (
     IdentificationSet,
     identification_set,
     identification_set_from_pairs,
 )
+from interproto_lib.data.image_folders import FolderSource
 from interproto_lib.data.manifests import (
     AGE_GROUPS,
     CHILD_BELOW_YEARS,
@@ -39,6 +43,8 @@ from interproto_lib.data.protocol_files import (
 )
 from interproto_lib.data.protocols import NEGATIVES, available_pair_kinds, child_adult_pairs, verification_pairs
 from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
+from interproto_lib.data.test_set_files import pair_list_set, read_test_set, verification_bin_set
+from interproto_lib.data.test_sets import DatasetSource, ImageSource, VerificationSet, held_out_sets
 
 __all__ = [
     "ADULT_FROM_YEARS",
@@ -46,23 +52,32 @@ __all__ = [
     "CHILD_BELOW_YEARS",
     "DATASETS",
     "MANIFEST_COLUMNS",
+    "NAME_LAYOUTS",
     "NEGATIVES",
     "PAIR_KINDS",
+    "PAIR_LAYOUTS",
     "SPLITS",
     "DatasetCard",
+    "DatasetSource",
     "FaceDataset",
+    "FolderSource",
     "IdentificationSet",
     "IdentityFolderSettings",
+    "ImageSource",
     "ManifestSummary",
+    "VerificationSet",
     "age_group",
     "available_pair_kinds",
     "child_adult_pairs",
     "class_table",
     "dataset_settings",
+    "describe_images",
+    "held_out_sets",
     "identification_set",
     "identification_set_from_pairs",
     "list_cards",
     "load_dataset",
+    "pair_list_set",
     "prepare_dataset",
     "prepare_identity_folder",
     "prepare_synthetic",
@@ -72,12 +87,15 @@ __all__ = [
     "read_identity_folder",
     "read_manifest",
     "read_pairs",
+    "read_test_set",
+    "read_verification_bin",
     "require_dataset",
     "save_dataset",
     "source_contents",
     "summarise_manifest",
     "training_labels",
     "validate_manifest",
+    "verification_bin_set",
     "verification_pairs",
     "verify_dataset",
     "write_identification_set",

@@ -3,14 +3,26 @@
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import natural_key, read_identity_folder
 from interproto_lib.data.formats.image_files import FITS, IMAGE_ENDINGS, Fit, fit_image, read_image
+from interproto_lib.data.formats.image_names import NAME_LAYOUTS, NamedImage, NameLayout, describe_images
+from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, PairLayout, read_pairs
+from interproto_lib.data.formats.verification_bin import decode_image, read_verification_bin
 
 __all__ = [
     "FITS",
     "IMAGE_ENDINGS",
+    "NAME_LAYOUTS",
+    "PAIR_LAYOUTS",
     "Fit",
+    "NameLayout",
+    "NamedImage",
+    "PairLayout",
+    "decode_image",
+    "describe_images",
     "fit_image",
     "natural_key",
     "read_age_labels",
     "read_identity_folder",
     "read_image",
+    "read_pairs",
+    "read_verification_bin",
 ]
