@@ -5,7 +5,7 @@ from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_images
-from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, read_pairs
+from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS
 from interproto_lib.data.formats.verification_bin import read_verification_bin
 from interproto_lib.data.identification_sets import (
     IdentificationSet,
