@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,6 +27,7 @@ from interproto_lib.analysis import (
     held_out_accuracies,
     held_out_check,
     held_out_results,
+    held_out_scores,
     identities_child_first,
     load_embeddings,
     of_seeds,
@@ -51,7 +53,7 @@ MIN_CHILD_IMAGES = 3
 
 def toy_with_all_kinds_of_identities():
     """Three child identities, one with too few child images, adults, unlabelled images; three held-out people."""
-    dataset = toy_dataset(n_identities=8, n_child=4, n_images=6, n_heldout=3)
+    dataset = toy_dataset(n_identities=8, n_child=4, n_images=6, n_heldout=3, n_validation=3)
     manifest = dataset.manifest
     manifest.loc[(manifest["identity"] == "id003") & (manifest["age_years"] > 6), "age_years"] = 40.0
     manifest.loc[manifest["path"].isin(["id000/5.png", "id005/0.png"]), "age_years"] = NAN
@@ -81,7 +83,8 @@ def experiment(tmp_path_factory):
             embeddings = embed_dataset(run, dataset)
             save_embeddings(embeddings, run)
             rules = JudgingRules(evaluation=EvaluationConfig(), child_below_years=config.child_below_years)
-            results = held_out_results(held_out_check(run, dataset, embeddings), run=run.name, rules=rules)
+            table = held_out_check(*held_out_scores(run, dataset))
+            results = held_out_results(table, run=run.name, rules=rules)
             write_results(run.path, "held_out", results, parameters=rules.to_dict())
     return folder
 
@@ -212,8 +215,7 @@ def test_held_out_accuracies_are_those_recorded(runs):
 def judged(folder, method, **parameters):
     """A run of which only the record of the held-out check is there."""
     run = SimpleNamespace(name=f"{method}-s0", seed=0, path=folder / f"{method}-s0")
-    known = {"verification_threshold": "ten_fold", "epoch_choice": "last", "gap_inclusive": True}
-    parameters = {**known, "child_below_years": 13.0, **parameters}
+    parameters = {**asdict(EvaluationConfig()), "child_below_years": 13.0, **parameters}
     result = Result(name="accuracy/C20", value=80.0, unit="percent", n=10, n_of="pairs")
     write_results(run.path, "held_out", [result], parameters={k: v for k, v in parameters.items() if v is not None})
     return {method: [run]}
@@ -223,7 +225,7 @@ def judged(folder, method, **parameters):
     ("other", "message"),
     [
         ({"gap_inclusive": False}, "a-s0 by gap_inclusive=True, b-s0 by gap_inclusive=False"),
-        ({"epoch_choice": "best_on_test"}, "a-s0 by epoch_choice='last', b-s0 by epoch_choice='best_on_test'"),
+        ({"epoch_choice": "best_on_test"}, "a-s0 by epoch_choice='validation', b-s0 by epoch_choice='best_on_test'"),
         ({"child_below_years": 16.0}, r"a-s0 by child_below_years=13\.0, b-s0 by child_below_years=16\.0"),
     ],
 )

@@ -14,12 +14,10 @@ from interproto_lib.analysis.embedding import (
     load_embeddings,
     save_embeddings,
 )
-from interproto_lib.analysis.held_out import JudgingRules, held_out_check, held_out_results
-from interproto_lib.config import EvaluationConfig, TrainConfig
+from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
 from interproto_lib.training import train
-from interproto_lib.views import describe_held_out
 
 
 @pytest.fixture(scope="module")
@@ -129,33 +127,3 @@ def test_what_is_missing_is_named(run, tmp_path):
         embed_images(load_backbone(run), np.zeros((0, 56, 56, 3), np.uint8))
     with pytest.raises(ConfigError, match="do not fit"):
         Embeddings(np.zeros((2, 3), np.float32), toy_dataset().manifest)
-
-
-def test_the_check_judges_kinds_of_pairs_that_the_ages_allow(run, dataset):
-    table = held_out_check(run, dataset, embed_dataset(run, dataset))
-    counts = dict(zip(table["pairs"], table["n_pairs"], strict=True))
-    # 8 held-out people with 4 child images (6..9 years) and 4 adult ones (34..37 years), by hand:
-    gaps = [(34 + a) - (6 + c) for a in range(4) for c in range(4)]
-    assert counts["C20"] == 2 * 8 * sum(g >= 20 for g in gaps)
-    assert counts["C30"] == 2 * 8 * sum(g >= 30 for g in gaps) > 0
-    assert counts["child-child"] == counts["adult-adult"] == 2 * 8 * 6
-    assert (table["accuracy_percent"] > 60).all(), "colour patterns are easy to tell apart"
-    assert (table["epoch"] == 4).all()
-    rules = JudgingRules(evaluation=EvaluationConfig(), child_below_years=13.0)
-    results = held_out_results(table, run=run.name, rules=rules)
-    assert [r.name for r in results] == [f"accuracy/{kind}" for kind in table["pairs"]]
-    for kind in table["pairs"]:
-        assert kind in describe_held_out(table)
-
-
-def test_without_ages_the_check_says_so(run, dataset):
-    unlabelled = dataset.manifest.assign(age_years=np.nan)
-    nameless = type(dataset)(name="u", folder=None, manifest=unlabelled, images=dataset.images, settings={})
-    table = held_out_check(run, nameless, embed_dataset(run, nameless))
-    assert list(table["pairs"]) == ["any"]
-    assert "no child-adult pairs" in describe_held_out(table)
-    without = unlabelled.assign(split="train")
-    nobody = type(dataset)(name="n", folder=None, manifest=without, images=dataset.images, settings={})
-    empty = held_out_check(run, nobody, embed_dataset(run, nobody))
-    assert empty.empty
-    assert "nothing could be verified" in describe_held_out(empty)

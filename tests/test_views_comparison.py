@@ -145,10 +145,19 @@ def test_in_short_says_by_what_rules_people_were_verified():
 @pytest.mark.parametrize(
     ("choices", "said", "not_said"),
     [
-        ({}, ["at least 20 (C20) or 30 (C30) years apart", "10 folds", "The last epoch is judged."], "optimistic"),
+        (
+            {},
+            ["at least 20 (C20) or 30 (C30) years apart", "of validation people, who", "Of all epochs"],
+            "optimistic",
+        ),
+        (
+            {"verification_threshold": "ten_fold", "epoch_choice": "last", "embedding_flip": "sum"},
+            ["10 folds", "The last epoch is judged.", "mirror image are added"],
+            "optimistic",
+        ),
         ({"gap_inclusive": False}, ["more than 20 (C20) or 30 (C30) years apart"], "at least"),
         ({"verification_threshold": "best_on_test"}, ["best on the very pairs judged", "optimistic"], "folds"),
-        ({"epoch_choice": "best_on_test"}, ["Of all epochs", "optimistic", "10 folds"], "last epoch"),
+        ({"epoch_choice": "best_on_test"}, ["Of all epochs", "optimistic", "validation people"], "last epoch"),
         ({"child_below_years": 16.0}, ["A child is below 16 years."], "13"),
     ],
 )
@@ -163,7 +172,21 @@ NO_AGES = "the ages of the held-out images, as far as known, allow none."
 
 
 def checked(accuracy_of):
-    rows = [(kind, 100, accuracy, 1.0, 0.9, 0.3, 4) for kind, accuracy in accuracy_of.items()]
+    rows = [
+        (
+            kind,
+            100,
+            7,
+            accuracy,
+            accuracy - 3,
+            accuracy + 3,
+            0.9,
+            0.3,
+            4,
+            "only 3 test pairs" if np.isnan(accuracy) else "",
+        )
+        for kind, accuracy in accuracy_of.items()
+    ]
     return pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
 
 
@@ -173,7 +196,7 @@ def checked(accuracy_of):
         ({"C20": 80.0, "C30": 70.0, "any": 90.0}, "The hardest kind for this run is C30."),
         ({"C20": 80.0, "any": 75.0}, f"There are no C30 pairs: {NO_AGES}"),
         ({"any": 75.0}, f"There are no child-adult pairs (C20 and C30): {NO_AGES}"),
-        ({"C20": 80.0, "C30": np.nan}, "Too few pairs of one person to be judged in 10 folds: C30."),
+        ({"C20": 80.0, "C30": np.nan}, "C30 could not be judged: only 3 test pairs."),
         ({}, "so nothing could be verified."),
     ],
 )
@@ -181,7 +204,8 @@ def test_sentence_on_the_held_out_check_names_what_is_missing(accuracy_of, endin
     text = describe_held_out(checked(accuracy_of))
     assert text.endswith(ending)
     for kind, accuracy in accuracy_of.items():
-        assert np.isnan(accuracy) or f"{kind} {accuracy:.2f} % (100 pairs)" in text
+        of_kind = f"{kind} {accuracy:.2f} % [{accuracy - 3:.1f}, {accuracy + 3:.1f}] (100 pairs)"
+        assert np.isnan(accuracy) or of_kind in text
 
 
 def bounds(source, *, seeds=(0,), epochs=14):
@@ -296,4 +320,4 @@ def test_settings_that_differ_are_named():
     assert "The runs differ in `margin`; all other settings that decide the result are equal" in text
     where = describe_methods({"arcface": [run(threads=1, wandb=True, device="cpu"), run(threads=2, seed=1)]})
     assert where.endswith("All settings that decide the result are equal, but for the seed.")
-    assert "`keep_every_epoch`" in describe_methods({"arcface": [run(), run(keep_every_epoch=True)]})
+    assert "`keep_every_epoch`" in describe_methods({"arcface": [run(), run(keep_every_epoch=False)]})

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from interproto_lib.analysis.embedding import Embeddings, embed_images, load_backbone
-from interproto_lib.analysis.verification import best_threshold_accuracy, pair_scores, roc_auc, ten_fold_accuracy
+from interproto_lib.analysis.bootstrap import bootstrap_accuracy
+from interproto_lib.analysis.evaluation import judge_run
+from interproto_lib.analysis.roc import roc_auc
+from interproto_lib.analysis.scores import PairScores, score_test_sets
 from interproto_lib.config import EvaluationConfig
 from interproto_lib.data.datasets import FaceDataset
-from interproto_lib.data.protocols import available_pair_kinds, verification_pairs
-from interproto_lib.devices import resolve_device
+from interproto_lib.data.test_sets import held_out_sets
 from interproto_lib.errors import RunError
 from interproto_lib.runs import Result, RunFolder, read_results
 
-N_FOLDS = 10
-"""Folds of the check; a kind with fewer pairs of one person is listed without an accuracy."""
-
-HELD_OUT_COLUMNS = ("pairs", "n_pairs", "accuracy_percent", "sd_over_folds", "auc", "threshold", "epoch")
+HELD_OUT_COLUMNS = (
+    "pairs",
+    "n_pairs",
+    "n_identities",
+    "accuracy_percent",
+    "low_percent",
+    "high_percent",
+    "auc",
+    "threshold",
+    "epoch",
+    "note",
+)
 """Columns of the table that `held_out_check` gives."""
+
+CONFIDENCE = 0.95
+"""Confidence of the intervals of the check."""
 
 _RECORD = "held_out"
 _MADE_BY = "02_train"
@@ -75,71 +87,102 @@ def judging_rules(run: RunFolder) -> JudgingRules:
     return JudgingRules(evaluation=evaluation, child_below_years=float(parameters["child_below_years"]))
 
 
-def held_out_check(
+def held_out_scores(
     run: RunFolder,
     dataset: FaceDataset,
-    embeddings: Embeddings,
     *,
     evaluation: EvaluationConfig | None = None,
     pair_seed: int = 0,
     device: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> pd.DataFrame:
-    """Verify pairs of held-out identities by the cosine of their embeddings.
+) -> tuple[dict[str, PairScores], dict[str, PairScores]]:
+    """Score the pairs that a dataset's own held-out and validation identities allow, and keep the scores in the run.
 
     Who is a child is decided by the run's `child_below_years`.
 
     Args:
-        run: The run, for its epochs where one of them is to be chosen.
-        dataset: The dataset; its split `heldout` is used.
-        embeddings: Embeddings of all its images at the end of training.
-        evaluation: How threshold and epoch are chosen; None takes the defaults, which never look at the test pairs.
+        run: A finished run.
+        dataset: The dataset it was trained on.
+        evaluation: Which gaps count, and how images are embedded; None takes the defaults.
         pair_seed: Seed of the negative pairs; the same for all runs that are compared.
-        device: Where kept epochs are embedded, see `embed_dataset`; None takes the run's own setting.
-        progress: Called with images done and all images, where kept epochs are embedded. Only images that occur in a
-            pair are.
+        device: Where to compute, see `score_test_sets`.
+        progress: Called with images done and all images after each batch.
 
     Returns:
-        One row for each kind of pair that the ages allow, with the columns `HELD_OUT_COLUMNS`: kind, number of pairs
-        (half of them of one person), accuracy in percent, its standard deviation over folds in percentage points
-        (missing for `best_on_test`, which has no folds), area under the ROC curve, cosine threshold (mean over folds)
-        and the epoch judged. A kind with fewer than ten pairs of one person has no accuracy. There is no row where
-        there are no held-out identities.
+        Kind of pair -> scores of pairs of held-out identities; and likewise of validation identities.
 
     Raises:
         ConfigError: The machine has no such device.
-        RunError: `epoch_choice="best_on_test"` but the run did not keep its epochs.
+        RunError: The run is not finished.
+        WriteError: The scores cannot be written.
     """
-    evaluation, config = evaluation or EvaluationConfig(), run.config
-    choose_epoch = evaluation.epoch_choice == "best_on_test"
-    if choose_epoch and not config.keep_every_epoch:
-        raise RunError(f"Run {run.name!r} kept no epochs to choose from. Train it with keep_every_epoch=True.")
-    ages: dict[str, Any] = {"child_below_years": config.child_below_years, "gap_inclusive": evaluation.gap_inclusive}
-    pairs = {
-        kind: verification_pairs(dataset.manifest, kind, seed=pair_seed, **ages)
-        for kind, n_positives in available_pair_kinds(dataset.manifest, **ages).items()
-        if n_positives
-    }
-    tables = [_check(embeddings.vectors, pairs, evaluation, epoch=config.epochs)]
-    if choose_epoch and pairs and config.epochs > 1:
-        rows = np.unique(np.concatenate([table[side] for table in pairs.values() for side in ("left", "right")]))
-        among_rows = {
-            kind: table.assign(left=np.searchsorted(rows, table["left"]), right=np.searchsorted(rows, table["right"]))
-            for kind, table in pairs.items()
-        }
-        for epoch in range(1, config.epochs):
-            vectors = embed_images(
-                load_backbone(run, epoch=epoch),
-                dataset.images,
-                rows=rows,
-                device=resolve_device(config.device if device is None else device),
-                channels_last=config.channels_last,
-                progress=_part(progress, epoch - 1, config.epochs - 1),
+    evaluation = evaluation or EvaluationConfig()
+    tests, validation = (
+        held_out_sets(
+            dataset,
+            split=split,
+            child_below_years=run.config.child_below_years,
+            gap_inclusive=evaluation.gap_inclusive,
+            seed=pair_seed,
+        )
+        for split in ("heldout", "validation")
+    )
+    scores = score_test_sets(
+        run, [*tests.values(), *validation.values()], evaluation=evaluation, device=device, progress=progress
+    )
+    return (
+        {kind: scores[test_set.name] for kind, test_set in tests.items()},
+        {kind: scores[test_set.name] for kind, test_set in validation.items()},
+    )
+
+
+def held_out_check(
+    tests: Mapping[str, PairScores],
+    validation: Mapping[str, PairScores],
+    *,
+    evaluation: EvaluationConfig | None = None,
+) -> pd.DataFrame:
+    """Judge a run on pairs of held-out identities.
+
+    Args:
+        tests: Kind of pair -> scores of held-out identities, as `held_out_scores` gives them.
+        validation: Kind of pair -> scores of validation identities.
+        evaluation: How threshold and epoch are chosen; None takes the defaults, which never look at the pairs judged.
+
+    Returns:
+        One row a kind with the columns `HELD_OUT_COLUMNS`: kind, number of pairs and of identities in them, accuracy in
+        percent with its interval (identities resampled, `bootstrap_accuracy`), area under the ROC curve, cosine
+        threshold and the epoch judged. A kind that cannot be judged has no accuracy; `note` says why. There is no row
+        where there are no held-out identities.
+
+    Raises:
+        RunError: An epoch is to be chosen, but the run kept none or there are no validation pairs.
+    """
+    rows = []
+    for kind, judged in judge_run(tests, validation, evaluation or EvaluationConfig()).items():
+        pairs, correct = judged.pairs, judged.correct
+        same = pairs["same"].to_numpy(dtype=bool)
+        accuracy = low = high = float("nan")
+        if correct is not None:
+            interval = bootstrap_accuracy(
+                correct, same, pairs["left_identity"], pairs["right_identity"], confidence=CONFIDENCE
             )
-            tables.append(_check(vectors, among_rows, evaluation, epoch=epoch))
-    table = pd.concat(tables, ignore_index=True)
-    best_first = table.sort_values("accuracy_percent", ascending=False, kind="stable").drop_duplicates("pairs")
-    return best_first.set_index("pairs").loc[list(pairs)].reset_index()[list(HELD_OUT_COLUMNS)]
+            accuracy, low, high = interval.estimate, interval.low, interval.high
+        rows.append(
+            (
+                kind,
+                len(pairs),
+                len(set(pairs["left_identity"]) | set(pairs["right_identity"])),
+                100 * accuracy,
+                100 * low,
+                100 * high,
+                roc_auc(judged.scores, same),
+                float("nan") if judged.threshold is None else judged.threshold,
+                judged.epoch,
+                judged.reason,
+            )
+        )
+    return pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))
 
 
 def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules) -> list[Result]:
@@ -160,35 +203,13 @@ def held_out_results(table: pd.DataFrame, *, run: str, rules: JudgingRules) -> l
             unit="percent",
             n=int(row["n_pairs"]),
             n_of="pairs",
+            interval=None if np.isnan(row["low_percent"]) else (float(row["low_percent"]), float(row["high_percent"])),
+            confidence=None if np.isnan(row["low_percent"]) else CONFIDENCE,
             runs=(run,),
             protocol=f"held-out identities, {row['pairs']} pairs, epoch {row['epoch']}; {rules}",
-            note="The interval over seeds belongs to the comparison of runs; one run has none.",
+            note=row["note"]
+            or f"The interval resamples the {row['n_identities']} identities of this run; how much runs differ by "
+            "their seed belongs to the comparison of runs.",
         )
         for row in table.to_dict("records")
     ]
-
-
-def _part(progress: Callable[[int, int], None] | None, part: int, of_parts: int) -> Callable[[int, int], None] | None:
-    """Report one of several equally long parts as a stretch of the whole."""
-    if progress is None:
-        return None
-    return lambda done, of: progress(part * of + done, of_parts * of)
-
-
-def _check(
-    vectors: np.ndarray, pairs: dict[str, pd.DataFrame], evaluation: EvaluationConfig, *, epoch: int
-) -> pd.DataFrame:
-    rows: list[tuple[object, ...]] = []
-    for kind, table in pairs.items():
-        scores = pair_scores(vectors, table)
-        same = table["same"].to_numpy(dtype=bool)
-        if same.sum() < N_FOLDS:
-            accuracy = deviation = threshold = float("nan")
-        elif evaluation.verification_threshold == "ten_fold":
-            folds = ten_fold_accuracy(scores, same, n_folds=N_FOLDS)
-            accuracy, deviation, threshold = folds.accuracy, folds.std, folds.threshold
-        else:
-            best = best_threshold_accuracy(scores, same)
-            accuracy, deviation, threshold = best.accuracy, float("nan"), best.threshold
-        rows.append((kind, len(table), 100 * accuracy, 100 * deviation, roc_auc(scores, same), threshold, epoch))
-    return pd.DataFrame(rows, columns=list(HELD_OUT_COLUMNS))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from interproto_lib.analysis.held_out import N_FOLDS, JudgingRules
+from interproto_lib.analysis.evaluation import N_FOLDS
+from interproto_lib.analysis.held_out import CONFIDENCE, JudgingRules
 from interproto_lib.views.wording import listed
 
 CHILD_ADULT_GAPS = {"C20": 20, "C30": 30}
@@ -43,25 +44,30 @@ def describe_rules(rules: JudgingRules) -> str:
     evaluation = rules.evaluation
     years = " or ".join(f"{gap} ({kind})" for kind, gap in CHILD_ADULT_GAPS.items())
     apart = f"{'at least' if evaluation.gap_inclusive else 'more than'} {years} years apart"
-    threshold = (
-        f"Accuracy is the mean over {N_FOLDS} folds of the pairs, each judged at the threshold that is best on the "
-        "others, never on the pairs judged."
-    )
-    if evaluation.verification_threshold == "best_on_test":
-        threshold = (
-            "Accuracy is taken at the threshold that is best on the very pairs judged, as in the official code: it is "
-            "optimistic."
-        )
-    epoch = "The last epoch is judged."
-    if evaluation.epoch_choice == "best_on_test":
-        epoch = (
-            "Of all epochs the one is judged that is best on the very pairs judged, for each kind of its own, as in "
-            "the official code: it is optimistic."
-        )
+    threshold = {
+        "validation": "Accuracy is taken at the threshold that is best on pairs of the same kind of validation people, "
+        "who are neither trained on nor judged.",
+        "ten_fold": f"Accuracy is the mean over {N_FOLDS} folds of the pairs, each judged at the threshold best "
+        "on the others, never on the pairs judged.",
+        "best_on_test": "Accuracy is taken at the threshold that is best on the very pairs judged, as in the official "
+        "code: it is optimistic.",
+    }[evaluation.verification_threshold]
+    epoch = {
+        "validation": "Of all epochs the one is judged that is best on pairs of validation people.",
+        "last": "The last epoch is judged.",
+        "best_on_test": "Of all epochs the one is judged that is best on the very pairs judged, for each kind of its "
+        "own, as in the official code: it is optimistic.",
+    }[evaluation.epoch_choice]
+    flip = {
+        "none": "",
+        "sum": " The embeddings of an image and of its mirror image are added.",
+        "concatenate": " The embeddings of an image and of its mirror image are put one after the other.",
+    }[evaluation.embedding_flip]
+    precision = " Images are embedded in bfloat16." if evaluation.embedding_precision == "bfloat16" else ""
     return (
         f"Pairs of held-out people are judged by the cosine of their embeddings, as far as the ages allow: a child and "
         f"an adult image {apart}, two adults, two children, any two images. A child is below "
-        f"{rules.child_below_years:g} years. {threshold} {epoch}"
+        f"{rules.child_below_years:g} years. {threshold} {epoch}{flip}{precision}"
     )
 
 
@@ -78,16 +84,22 @@ def describe_held_out(table: pd.DataFrame) -> str:
     if table.empty:
         return "There are no held-out identities with two images, so nothing could be verified."
     judged = table.dropna(subset="accuracy_percent")
-    parts = [f"{r['pairs']} {r['accuracy_percent']:.2f} % ({r['n_pairs']:,} pairs)" for r in judged.to_dict("records")]
+    parts = [
+        f"{r['pairs']} {r['accuracy_percent']:.2f} % [{r['low_percent']:.1f}, {r['high_percent']:.1f}] "
+        f"({r['n_pairs']:,} pairs)"
+        for r in judged.to_dict("records")
+    ]
     sentences = []
     if parts:
-        sentences.append(f"Accuracy on held-out identities: {', '.join(parts)}; chance is 50 %.")
+        sentences.append(
+            f"Accuracy on held-out identities, with its {CONFIDENCE:.0%} interval over {judged['n_identities'].max()} "
+            f"people: {', '.join(parts)}; chance is 50 %."
+        )
     if len(judged) > 1:
         hardest = judged.sort_values("accuracy_percent", kind="stable")["pairs"].iloc[0]
         sentences.append(f"The hardest kind for this run is {hardest}.")
-    if len(judged) < len(table):
-        few = listed(list(table.loc[table["accuracy_percent"].isna(), "pairs"]))
-        sentences.append(f"Too few pairs of one person to be judged in {N_FOLDS} folds: {few}.")
+    for row in table[table["accuracy_percent"].isna()].to_dict("records"):
+        sentences.append(f"{row['pairs']} could not be judged: {row['note']}.")
     missing = [kind for kind in CHILD_ADULT_GAPS if kind not in set(table["pairs"])]
     if missing:
         which = (
