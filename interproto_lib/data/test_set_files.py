@@ -76,7 +76,7 @@ def pair_list_set(
 
     Args:
         name: What to call the test set.
-        pairs: The list (see `interproto_lib.data.read_pairs`).
+        pairs: The list (see `interproto_lib.data.formats.read_pairs`).
         images: The folder of the images.
         names: How the images are named, for their identities and ages: a key of `NAME_LAYOUTS`.
         layout: Layout of the list, or "auto".

@@ -59,7 +59,7 @@ def read_pairs(
 ) -> pd.DataFrame:
     """Read a list of pairs of images.
 
-    File names may hold blanks: a line is cut where one image name ends and the folder starts that all paths of the
+    File names may hold blanks: a line is cut where one image name ends and the folder starts that the paths of the
     list share. Blank lines are passed over.
 
     17 of the 3,400 lines of the official lag.txt are incomplete. Whoever wrote it cut each line of LAG's own list at
@@ -282,14 +282,19 @@ def _shared_folder(lines: Sequence[str]) -> str:
 
 
 def _cuts(names: str, shared: str) -> list[tuple[str, str]]:
-    """All ways to cut a line into two names of images below the shared folder."""
-    start = f"{shared}/" if shared else ""
-    cuts = []
+    """All ways to cut a line into two names of images below the shared folder, or below the nearest one above it."""
+    ways = []
     for blank in re.finditer(" +", names):
         left, right = names[: blank.start()], names[blank.end() :]
-        if _is_image(left) and _is_image(right) and left.startswith(start) and right.startswith(start):
-            cuts.append((left, right))
-    return cuts
+        if _is_image(left) and _is_image(right):
+            ways.append((left, right))
+    folders = shared.split("/") if shared else []
+    for depth in range(len(folders), 0, -1):
+        start = "/".join(folders[:depth]) + "/"
+        below = [way for way in ways if all(path.startswith(start) for path in way)]
+        if below:
+            return below
+    return [] if folders else ways
 
 
 def _incomplete_beginning(names: str, shared: str) -> str | None:
