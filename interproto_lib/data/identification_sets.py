@@ -120,8 +120,8 @@ def identification_set(
 ) -> IdentificationSet:
     """Choose children to be found among adults: one probe an identity, one adult image of everybody in the gallery.
 
-    Source: paper section 5.3 searches adults by a child image; its lists were never published. The rule here: an
-    identity gives a probe when it has a child image and a later image at least the gap older that is no child's. The
+    Source: paper section 5.1 (Table 3) searches adults by a child image; its lists were never published. The rule here:
+    an identity gives a probe when it has a child image and a later image at least the gap older that is no child's. The
     probe is drawn among its child images that have such a mate, its gallery image among the mates of that probe. Every
     other identity that has an image at 18 years or above adds one such image to the gallery, a distractor.
 

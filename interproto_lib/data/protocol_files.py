@@ -70,7 +70,7 @@ def read_identification_set(path: str | Path) -> IdentificationSet:
         {
             "path": [row[1] for row in rows],
             "identity": [row[2] for row in rows],
-            "age_years": [_age(row[3]) for row in rows],
+            "age_years": [_age(row[3], path) for row in rows],
         }
     )
     return IdentificationSet(
@@ -146,8 +146,8 @@ def read_pairs(path: str | Path, source: ImageSource) -> VerificationSet:
     images = pd.DataFrame(
         {
             "path": list(found),
-            "identity": pd.Series([name or None for name, _ in found.values()], dtype=object),
-            "age_years": [_age(age) for _, age in found.values()],
+            "identity": pd.Series([name or None for name, _ in found.values()], dtype="str"),
+            "age_years": [_age(age, path) for _, age in found.values()],
         }
     )
     return VerificationSet(name=about["name"], images=images, pairs=pd.DataFrame(pairs), source=source)
@@ -199,5 +199,8 @@ def _read(
     return rows[1:], about
 
 
-def _age(text: str) -> float:
-    return float(text) if text else math.nan
+def _age(text: str, path: str | Path) -> float:
+    try:
+        return float(text) if text else math.nan
+    except ValueError as error:
+        raise DatasetError(f"{path}: {text!r} is not an age.") from error

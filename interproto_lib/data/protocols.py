@@ -67,12 +67,12 @@ def verification_pairs(
     lists hold gaps of at least 20 and 30: `gap_inclusive` chooses. The lists' negative pairs are not reproduced; ours
     are a seeded draw, without replacement, under the same age rule. Images without an age are used by "any" alone.
 
-    Under an age rule, pairs of one person and of two still differ in their ages: gaps just above the least one are
-    commoner within a person. `negatives="age_matched"` takes that away. For each positive pair it takes one negative
+    Under an age rule, pairs of one person and of two can still differ in their ages, since a person is photographed in
+    some years of life only. `negatives="age_matched"` takes that away. For each positive pair it takes one negative
     with the same left image, whose right image is another person's of the nearest age that is still free. The ages of
     the left images are then equally distributed in both classes, and the right ages differ by no more than
     `max_age_difference_years` from pair to pair. A positive pair without such a negative is left out, since keeping
-    it would let ages tell the classes apart; `attrs` of the result say how many.
+    it would let ages tell the classes apart; `attrs` of the result say how many. An unknown age matches none.
 
     Args:
         manifest: A manifest of n images.
