@@ -1,5 +1,14 @@
 """Analyses of trained recognisers: similarity, projection, verification, statistics over seeds."""
 
+from interproto_lib.analysis.ablations import (
+    ABLATION_COLUMNS,
+    Sweep,
+    ablation_differences,
+    ablation_results,
+    ablation_table,
+    sweep_states,
+    trained_sweeps,
+)
 from interproto_lib.analysis.all_pairs import threshold_at_fmr
 from interproto_lib.analysis.bootstrap import (
     BootstrapInterval,
@@ -121,6 +130,7 @@ from interproto_lib.analysis.verification import (
 )
 
 __all__ = [
+    "ABLATION_COLUMNS",
     "COHORTS",
     "GAP_MEASURES",
     "MEASURE_COLUMNS",
@@ -146,9 +156,13 @@ __all__ = [
     "PublishedTable",
     "SimilarityMatrix",
     "SimilaritySummary",
+    "Sweep",
     "TarAtFar",
     "ThresholdResult",
     "VerificationResult",
+    "ablation_differences",
+    "ablation_results",
+    "ablation_table",
     "accuracy_at_threshold",
     "available_cohorts",
     "best_threshold_accuracy",
@@ -221,7 +235,9 @@ __all__ = [
     "similarity_measures",
     "similarity_table",
     "summarise_similarity",
+    "sweep_states",
     "tar_at_far",
     "ten_fold_accuracy",
     "threshold_at_fmr",
+    "trained_sweeps",
 ]

@@ -1,11 +1,20 @@
 """Figures, tables and the sentences computed from them: plain arrays and tables in, matplotlib figures and text out."""
 
+from interproto_lib.views.ablations import (
+    describe_missing_sweeps,
+    describe_sweep,
+    describe_sweep_settings,
+    setting_words,
+    sweep_figure,
+    sweep_table,
+)
 from interproto_lib.views.ages import (
     age_distribution_figure,
     describe_ages,
     describe_child_identities,
     describe_pair_kinds,
 )
+from interproto_lib.views.cohort_errors import cohort_error_figure, describe_child_factors, describe_cohort_errors
 from interproto_lib.views.comparison import (
     describe_available_cohorts,
     describe_similarities,
@@ -49,18 +58,22 @@ __all__ = [
     "LabelledFigure",
     "age_distribution_figure",
     "block_means",
+    "cohort_error_figure",
     "cohort_words",
     "contact_sheet_figure",
     "contact_sheet_rows",
     "describe_ages",
     "describe_available_cohorts",
     "describe_bounds",
+    "describe_child_factors",
     "describe_child_identities",
+    "describe_cohort_errors",
     "describe_cohorts",
     "describe_gaps",
     "describe_held_out",
     "describe_in_short",
     "describe_methods",
+    "describe_missing_sweeps",
     "describe_pair_kinds",
     "describe_paired_differences",
     "describe_projections",
@@ -69,6 +82,8 @@ __all__ = [
     "describe_rules",
     "describe_similarities",
     "describe_similarity",
+    "describe_sweep",
+    "describe_sweep_settings",
     "describe_training",
     "display_names",
     "figure_style",
@@ -83,11 +98,14 @@ __all__ = [
     "prototype_vs_feature_figure",
     "readable_measures",
     "save_figure",
+    "setting_words",
     "similarity_colours",
     "similarity_distribution_figure",
     "similarity_figure",
     "similarity_summary_figure",
     "styled_table",
+    "sweep_figure",
+    "sweep_table",
     "symmetric_limit",
     "training_curves_figure",
 ]
