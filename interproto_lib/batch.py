@@ -284,7 +284,8 @@ def _check_graph(preset: Preset, notebooks_dir: Path, runs_dir: str | Path) -> N
     for name in NOTEBOOK_SECTIONS:
         runs: list[dict[str, Any]] = [{}]
         if name == TRAINING_NOTEBOOK:
-            runs = [{"method": method, "seed": preset.seeds[0]} for method in preset.methods]
+            methods = {**preset.methods, **preset.ablation_methods}
+            runs = [{"method": method, "seed": preset.seeds[0]} for method in methods]
         for run in runs:
             check_parameters(notebooks_dir / f"{name}.ipynb", preset.parameters(name, runs_dir=runs_dir, **run))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from interproto_lib.config import EvaluationConfig, TrainConfig
+from interproto_lib.config import UNDECISIVE_SETTINGS, EvaluationConfig, TrainConfig
 from interproto_lib.errors import ConfigError
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "notebooks" / "presets"
@@ -20,6 +20,9 @@ PRESETS_DIR = Path(__file__).resolve().parents[1] / "notebooks" / "presets"
 
 TRAINING_NOTEBOOK = "02_train"
 """The notebook that is executed once for each method and seed."""
+
+ABLATIONS_NOTEBOOK = "07_ablations"
+"""The notebook that reads the runs of a preset's ablations beside those of its methods."""
 
 STORY_NOTEBOOK = "00_start_here"
 """The notebook that comes last in a batch run and reads what all others found; its HTML is the report."""
@@ -29,6 +32,7 @@ NOTEBOOK_SECTIONS: dict[str, str] = {
     TRAINING_NOTEBOOK: "train",
     "03_similarity": "similarity",
     "04_prototype_projection": "projection",
+    ABLATIONS_NOTEBOOK: "ablations",
     STORY_NOTEBOOK: "story",
 }
 """Notebook -> the section of a preset that holds its parameters, in the order of the batch graph. The first prepares
@@ -38,17 +42,22 @@ may run side by side."""
 ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-1]
 """The notebooks that read finished runs, each on its own."""
 
+LIKE = "like"
+"""Key of an ablation's settings that names the method whose other settings it has."""
+
 _COMPARING_NOTEBOOKS = (*ANALYSIS_NOTEBOOKS, STORY_NOTEBOOK)
 _EVALUATION_SETTINGS = tuple(field.name for field in dataclasses.fields(EvaluationConfig))
 _SET_BY_THE_GRAPH = ("experiment", "runs_dir")
 _SET_FOR_EACH_TRAINING = (*_SET_BY_THE_GRAPH, "run", "seed")
+_OF_THE_LOSS = ("ip_reduction", "ip_weight")
+_OF_CHILD_IDENTITIES = ("min_child_images", "child_below_years", "unlabelled_as_years")
 _TOP_LEVEL = ("description", "experiment", "methods", "seeds", *NOTEBOOK_SECTIONS.values())
 _EXPONENT_AS_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What one comparison runs: parameters of the notebooks, methods and seeds.
+    """What one comparison runs: parameters of the notebooks, methods and seeds, and the sweeps of its ablations.
 
     Attributes:
         name: Name of the preset, its file name without `.yaml`.
@@ -58,6 +67,9 @@ class Preset:
         methods: Method -> training parameters in which it differs from the common ones.
         seeds: Seeds that each method is trained with.
         sections: Section -> parameters of its notebook, see `NOTEBOOK_SECTIONS`; only what the file sets.
+        sweeps: Sweep -> the methods that it sets side by side, of `methods` or of `ablation_methods`.
+        ablation_methods: Method that only sweeps name -> training parameters in which it differs from the common ones.
+        ablation_seeds: Seeds that each method of a sweep is trained with.
     """
 
     name: str
@@ -67,11 +79,20 @@ class Preset:
     methods: Mapping[str, Mapping[str, Any]]
     seeds: tuple[int, ...]
     sections: Mapping[str, Mapping[str, Any]]
+    sweeps: Mapping[str, tuple[str, ...]]
+    ablation_methods: Mapping[str, Mapping[str, Any]]
+    ablation_seeds: tuple[int, ...]
 
     @property
     def runs(self) -> dict[str, tuple[str, int]]:
         """Run name -> its method and seed, one for each training, as in `{"arcface-s0": ("arcface", 0)}`."""
-        return {f"{method}-s{seed}": (method, seed) for seed in self.seeds for method in self.methods}
+        return _runs(self.methods, self.seeds)
+
+    @property
+    def ablation_runs(self) -> dict[str, tuple[str, int]]:
+        """Run name -> its method and seed, for what the sweeps need beyond `runs`."""
+        named = dict.fromkeys(method for methods in self.sweeps.values() for method in methods)
+        return {run: of for run, of in _runs(named, self.ablation_seeds).items() if run not in self.runs}
 
     def parameters(
         self, notebook: str, *, method: str | None = None, seed: int | None = None, runs_dir: str | Path = "runs"
@@ -87,7 +108,8 @@ class Preset:
         Returns:
             Parameter -> value: what the preset sets, the experiment and `runs_dir`; for training also the run's name;
             for the analyses and the story, where their section does not set them, `baseline` (the first method),
-            `treated` (the others) and `seeds`, so that other runs in the experiment's folder stay out.
+            `treated` (the others) and `seeds`, so that other runs in the experiment's folder stay out; for the
+            ablations `baseline`, `sweeps` and their `seeds`. A preset without sweeps sets its methods side by side.
 
         Raises:
             ConfigError: The notebook, the method or the seed is not in the preset, or one is missing or too many.
@@ -102,18 +124,27 @@ class Preset:
         if notebook != TRAINING_NOTEBOOK:
             if method is not None or seed is not None:
                 raise ConfigError(f"A method and a seed belong to {TRAINING_NOTEBOOK} only, not to {notebook}.")
-            return {**common, **(self._compared(section) if notebook in _COMPARING_NOTEBOOKS else {}), **section}
-        if method is None or method not in self.methods:
+            compared = self._compared(notebook, section) if notebook in _COMPARING_NOTEBOOKS else {}
+            return {**common, **compared, **section}
+        methods = {**self.methods, **self.ablation_methods}
+        if method is None or method not in methods:
             raise ConfigError(
                 f"{TRAINING_NOTEBOOK} needs a method of preset {self.name!r}, got {method!r}. "
-                f"Its methods: {', '.join(self.methods)}."
+                f"Its methods: {', '.join(methods)}."
             )
         if seed is None:
             raise ConfigError(f"{TRAINING_NOTEBOOK} needs a seed; preset {self.name!r} has {list(self.seeds)}.")
-        return {**common, "run": f"{method}-s{seed}", **section, **self.methods[method], "seed": seed}
+        return {**common, "run": f"{method}-s{seed}", **section, **methods[method], "seed": seed}
 
-    def _compared(self, section: Mapping[str, Any]) -> dict[str, Any]:
+    def _compared(self, notebook: str, section: Mapping[str, Any]) -> dict[str, Any]:
         baseline = section.get("baseline", next(iter(self.methods)))
+        if notebook == ABLATIONS_NOTEBOOK:
+            sweeps = {name: list(methods) for name, methods in self.sweeps.items()}
+            return {
+                "baseline": baseline,
+                "sweeps": sweeps or {"methods": list(self.methods)},
+                "seeds": list(self.ablation_seeds),
+            }
         treated = [method for method in self.methods if method != baseline]
         return {"baseline": baseline, "treated": treated, "seeds": list(self.seeds)}
 
@@ -134,7 +165,8 @@ def read_preset(path_or_name: str | Path) -> Preset:
 
     Raises:
         ConfigError: The preset is unknown, is not YAML, has unknown or missing sections, sets a parameter that the
-            batch graph sets, holds a number that YAML reads as text, or training settings that cannot be.
+            batch graph sets, holds a number that YAML reads as text, training settings that cannot be, or a sweep that
+            sets nothing side by side, names a method that is not there or trains something twice.
 
     Example:
         >>> read_preset("tiny").experiment
@@ -174,44 +206,69 @@ def read_preset(path_or_name: str | Path) -> Preset:
     experiment = content["experiment"]
     if not isinstance(experiment, str) or not re.fullmatch(r"\w[\w.-]*", experiment):
         raise ConfigError(f"{where}: experiment={experiment!r} must be letters, digits, '.', '_' and '-'")
-    seeds = content["seeds"]
-    if not isinstance(seeds, list) or any(type(seed) is not int or seed < 0 for seed in seeds):
-        raise ConfigError(f"{where}: seeds={seeds!r} must be a list of whole numbers from 0 on")
-    if len(set(seeds)) != len(seeds):
-        raise ConfigError(f"{where}: seeds={seeds!r} names a seed twice")
+    seeds = _seeds(content["seeds"], f"{where}: seeds")
     methods = {
-        str(name): _parameters(values, f"{where}: methods.{name}", _SET_FOR_EACH_TRAINING)
+        _method_name(name, where): _parameters(values, f"{where}: methods.{name}", _SET_FOR_EACH_TRAINING)
         for name, values in _mapping(content["methods"], f"{where}: methods").items()
     }
-    for name in methods:
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ConfigError(f"{where}: method {name!r} must be letters, digits, '.', '_' and '-'")
+    ablations = dict(_mapping(content.get("ablations") or {}, f"{where}: ablations"))
+    sweeping = {key: ablations.pop(key) for key in ("seeds", "sweeps") if key in ablations}
     sections = {
         section: _parameters(
-            content.get(section),
+            ablations if notebook == ABLATIONS_NOTEBOOK else content.get(section),
             f"{where}: {section}",
             _SET_FOR_EACH_TRAINING if notebook == TRAINING_NOTEBOOK else _SET_BY_THE_GRAPH,
         )
         for notebook, section in NOTEBOOK_SECTIONS.items()
     }
+    sweeps, ablation_methods = _sweeps(sweeping.get("sweeps") or {}, methods, where)
+    if "seeds" in sweeping and not sweeps:
+        raise ConfigError(f"{where}: ablations.seeds without ablations.sweeps trains nothing; name the sweeps")
     _check_methods_named(sections, methods, where)
-    for name, values in methods.items():
-        settings = {**sections["train"], **values}
-        evaluation = {key: settings.pop(key) for key in _EVALUATION_SETTINGS if key in settings}
-        try:
-            TrainConfig.from_dict(settings)
-            EvaluationConfig(**evaluation)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: method {name!r}: {error}") from error
+    configs = {
+        name: _checked_settings({**sections["train"], **values}, f"{where}: method {name!r}")
+        for name, values in {**methods, **ablation_methods}.items()
+    }
+    _check_sweeps(sweeps, configs, ablation_methods, where)
     return Preset(
         name=path.stem,
         path=path.resolve(),
         description=str(content.get("description", "")),
         experiment=experiment,
         methods=methods,
-        seeds=tuple(seeds),
+        seeds=seeds,
         sections=sections,
+        sweeps=sweeps,
+        ablation_methods=ablation_methods,
+        ablation_seeds=_seeds(sweeping["seeds"], f"{where}: ablations.seeds") if "seeds" in sweeping else seeds,
     )
+
+
+def deciding_settings(config: TrainConfig) -> dict[str, Any]:
+    """Give the settings that decide what a training computes, those that mean nothing in it as None.
+
+    Without the Inter-Prototype loss its reduction, its weight and who is a child identity mean nothing; with the loss
+    on all prototypes the latter does not. The seed is left out: it tells repetitions apart, not methods.
+
+    Args:
+        config: The settings of a training.
+
+    Returns:
+        Setting -> value; two trainings of one seed that are equal in all of them compute the same.
+
+    Example:
+        >>> one, other = TrainConfig(ip_weight=1.0), TrainConfig(ip_weight=2.0)
+        >>> one.inter_prototype, deciding_settings(one) == deciding_settings(other)
+        ('none', True)
+    """
+    unused: tuple[str, ...] = ()
+    if config.inter_prototype != "child":
+        unused = _OF_CHILD_IDENTITIES if config.inter_prototype == "all" else (*_OF_THE_LOSS, *_OF_CHILD_IDENTITIES)
+    return {
+        name: None if name in unused else value
+        for name, value in config.to_dict().items()
+        if name != "seed" and name not in UNDECISIVE_SETTINGS
+    }
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -243,6 +300,104 @@ def _parameters(value: Any, where: str, set_elsewhere: Sequence[str]) -> dict[st
                     "as in 1.0e-3"
                 )
     return parameters
+
+
+def _seeds(value: Any, where: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not value or any(type(seed) is not int or seed < 0 for seed in value):
+        raise ConfigError(f"{where}={value!r} must be a list of whole numbers from 0 on")
+    if len(set(value)) != len(value):
+        raise ConfigError(f"{where}={value!r} names a seed twice")
+    return tuple(value)
+
+
+def _method_name(name: Any, where: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]*", str(name)):
+        raise ConfigError(f"{where}: method {name!r} must be letters, digits, '.', '_' and '-'")
+    return str(name)
+
+
+def _runs(methods: Iterable[str], seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
+    methods = list(methods)
+    return {f"{method}-s{seed}": (method, seed) for seed in seeds for method in methods}
+
+
+def _checked_settings(settings: Mapping[str, Any], where: str) -> TrainConfig:
+    training = {name: value for name, value in settings.items() if name not in _EVALUATION_SETTINGS}
+    evaluation = {name: value for name, value in settings.items() if name in _EVALUATION_SETTINGS}
+    try:
+        EvaluationConfig(**evaluation)
+        return TrainConfig.from_dict(training)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _sweeps(
+    value: Any, methods: Mapping[str, Mapping[str, Any]], where: str
+) -> tuple[dict[str, tuple[str, ...]], dict[str, dict[str, Any]]]:
+    """Read the sweeps: what each sets side by side, and the settings of methods that are not among `methods`."""
+    sweeps: dict[str, list[str]] = {}
+    defined: dict[str, dict[str, Any]] = {}
+    referred: dict[str, str] = {}
+    for sweep, members in _mapping(value, f"{where}: ablations.sweeps").items():
+        if not re.fullmatch(r"\w[\w-]*", str(sweep)):
+            raise ConfigError(f"{where}: sweep {sweep!r} must be letters, digits, '_' and '-'")
+        sweeps[str(sweep)] = []
+        for entry, given in _mapping(members, f"{where}: ablations.sweeps.{sweep}").items():
+            here = f"{where}: ablations.sweeps.{sweep}.{entry}"
+            name = _method_name(entry, f"{where}: ablations.sweeps.{sweep}")
+            sweeps[str(sweep)].append(name)
+            if not given:
+                referred.setdefault(name, here)
+                continue
+            settings = _like(_parameters(given, here, _SET_FOR_EACH_TRAINING), methods, here)
+            if settings != {**methods, **defined}.get(name, settings):
+                raise ConfigError(
+                    f"{here}: {name!r} has other settings elsewhere in this preset. Give it another name, or no "
+                    "settings here to share those runs."
+                )
+            if name not in methods:
+                defined[name] = settings
+    for name, here in referred.items():
+        if name not in {**methods, **defined}:
+            known = [*methods, *defined]
+            raise ConfigError(
+                f"{here}: {name!r} has no settings and is no method of this preset{_close(name, known)} "
+                f"Known: {', '.join(known)}."
+            )
+    return {sweep: tuple(members) for sweep, members in sweeps.items()}, defined
+
+
+def _like(settings: dict[str, Any], methods: Mapping[str, Mapping[str, Any]], where: str) -> dict[str, Any]:
+    if LIKE not in settings:
+        return settings
+    model = settings[LIKE]
+    if model not in methods:
+        raise ConfigError(
+            f"{where}: {LIKE}: {model!r} is no method of this preset{_close(str(model), methods)} "
+            f"Its methods: {', '.join(methods)}."
+        )
+    return {**methods[model], **{name: value for name, value in settings.items() if name != LIKE}}
+
+
+def _check_sweeps(
+    sweeps: Mapping[str, Sequence[str]],
+    configs: Mapping[str, TrainConfig],
+    added: Iterable[str],
+    where: str,
+) -> None:
+    for sweep, members in sweeps.items():
+        if len(members) < 2:
+            raise ConfigError(
+                f"{where}: ablations.sweeps.{sweep} sets nothing side by side: it names only {', '.join(members)!r}"
+            )
+    deciding = {name: deciding_settings(config) for name, config in configs.items()}
+    for name in added:
+        twin = next((other for other in deciding if other != name and deciding[other] == deciding[name]), None)
+        if twin is not None:
+            raise ConfigError(
+                f"{where}: {name!r} trains the same as {twin!r}: settings that differ mean nothing there. "
+                f"Name {twin!r} in the sweep instead, without settings, to share its runs."
+            )
 
 
 def _check_methods_named(

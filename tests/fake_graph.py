@@ -34,7 +34,7 @@ seeds: [0]
 
 
 def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> Path:
-    """Write the five notebooks of the graph into `folder`.
+    """Write the notebooks of the graph into `folder`.
 
     02_train fails where the file `<experiment>/fail` is, and `<experiment>/seconds` says how long an epoch takes.
     """
@@ -57,5 +57,6 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
     analysis = 'baseline: str = ""  # method\ntreated: list = []  # methods\nseeds: list = []  # seeds\n'
     write("03_similarity", analysis)
     write("04_prototype_projection", analysis)
+    write("07_ablations", analysis.replace("treated: list = []  # methods", "sweeps: dict = {}  # methods"))
     write("00_start_here", analysis, 'print("the story")')
     return folder

@@ -177,7 +177,7 @@ def test_the_projects_presets_fit_the_notebooks(name):
     assert preset.description
     for notebook in NOTEBOOK_SECTIONS:
         path = NOTEBOOKS_DIR / f"{notebook}.ipynb"
-        for method in preset.methods if notebook == "02_train" else [None]:
+        for method in [*preset.methods, *preset.ablation_methods] if notebook == "02_train" else [None]:
             seed = preset.seeds[0] if method else None
             check_parameters(path, preset.parameters(notebook, method=method, seed=seed))
 
@@ -407,7 +407,7 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     starts = dict(line.removeprefix("02_train ").split(" from ") for line in graph.log()[1:3])
     assert set(starts) == {"arcface-s0", "interproto-s0"}
     assert max(int(start) for start in starts.values()) >= 1
-    assert sorted(graph.log()[3:]) == ["00_start_here", "03_similarity", "04_prototype_projection"]
+    assert sorted(graph.log()[3:]) == ["00_start_here", "03_similarity", "04_prototype_projection", "07_ablations"]
     assert not list(graph.experiment.glob("notebooks/*.failed.ipynb"))
 
     # Progress names the run, and the end says where the report is.

@@ -70,6 +70,7 @@ def test_every_parameter_is_explained_and_typed(notebook):
             "float",
             "bool",
             "list",
+            "dict",
             "Optional[float]",
             "Optional[int]",
         }, f"{name}: {entry['inferred_type_name']}"
