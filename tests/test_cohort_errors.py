@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interproto_lib.analysis.cohort_errors import child_factor, cohort_error_rates, threshold_at_fmr
+from interproto_lib.analysis import child_factor, cohort_error_rates, threshold_at_fmr
 from interproto_lib.data import AGE_GROUPS
 from interproto_lib.errors import ConfigError, DatasetError, ManifestError
 

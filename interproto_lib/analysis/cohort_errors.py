@@ -9,13 +9,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from interproto_lib.analysis.all_pairs import BLOCK_ROWS, identity_codes, matching_pairs, threshold_at_fmr, unit_vectors
+from interproto_lib.analysis.all_pairs import BLOCK_ROWS, identity_codes, matching_pairs, unit_vectors
 from interproto_lib.analysis.bootstrap import check_interval_settings, multiplicity_blocks, weighted_sums
 from interproto_lib.data.manifests import AGE_GROUPS, CHILD_BELOW_YEARS, age_group
 from interproto_lib.data.pair_rules import ADULT_FROM_YEARS
 from interproto_lib.errors import ConfigError, DatasetError
-
-__all__ = ["ChildFactor", "CohortErrors", "child_factor", "cohort_error_rates", "threshold_at_fmr"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
