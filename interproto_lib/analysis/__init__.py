@@ -9,6 +9,7 @@ from interproto_lib.analysis.ablations import (
     sweep_states,
     trained_sweeps,
 )
+from interproto_lib.analysis.accuracies import operating_points, pair_trials, procedure_table
 from interproto_lib.analysis.all_pairs import threshold_at_fmr
 from interproto_lib.analysis.bootstrap import (
     BootstrapInterval,
@@ -95,6 +96,7 @@ from interproto_lib.analysis.roc import (
     roc_curve,
     tar_at_far,
 )
+from interproto_lib.analysis.scored_runs import JudgedRun, ScoredRun, judge_methods, score_methods
 from interproto_lib.analysis.scores import PairScores, load_scores, score_test_sets
 from interproto_lib.analysis.similarity import (
     COHORTS,
@@ -117,6 +119,7 @@ from interproto_lib.analysis.statistics import (
     paired_difference,
     paired_differences,
 )
+from interproto_lib.analysis.trials import Trials, trial_cells, trial_differences, trial_results
 from interproto_lib.analysis.verification import (
     BestThresholdResult,
     CalibratedResult,
@@ -144,6 +147,7 @@ __all__ = [
     "EqualErrorRate",
     "IdentificationResult",
     "InsightfaceResult",
+    "JudgedRun",
     "Judgement",
     "JudgingRules",
     "MeanStd",
@@ -154,11 +158,13 @@ __all__ = [
     "PrototypeFeatureGap",
     "Published",
     "PublishedTable",
+    "ScoredRun",
     "SimilarityMatrix",
     "SimilaritySummary",
     "Sweep",
     "TarAtFar",
     "ThresholdResult",
+    "Trials",
     "VerificationResult",
     "ablation_differences",
     "ablation_results",
@@ -202,6 +208,7 @@ __all__ = [
     "insightface_accuracy_of_distances",
     "inter_class_similarity",
     "intra_class_similarity",
+    "judge_methods",
     "judge_run",
     "judging_rules",
     "load_backbone",
@@ -211,12 +218,15 @@ __all__ = [
     "most_confused_pairs",
     "nearest_neighbours",
     "of_seeds",
+    "operating_points",
     "pair_scores",
+    "pair_trials",
     "paired_difference",
     "paired_differences",
     "paired_with_baseline",
     "paper_row",
     "permutation_test",
+    "procedure_table",
     "project_prototypes",
     "projection_quality",
     "prototype_feature_gap",
@@ -231,6 +241,7 @@ __all__ = [
     "runs_of_seed",
     "sample_identities",
     "save_embeddings",
+    "score_methods",
     "score_test_sets",
     "similarity_measures",
     "similarity_table",
@@ -240,4 +251,7 @@ __all__ = [
     "ten_fold_accuracy",
     "threshold_at_fmr",
     "trained_sweeps",
+    "trial_cells",
+    "trial_differences",
+    "trial_results",
 ]

@@ -2,6 +2,7 @@
 
 from interproto_lib.data.contents import source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
+from interproto_lib.data.evaluation_sets import EvaluationSets, evaluation_sets
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_images
@@ -59,6 +60,7 @@ __all__ = [
     "SPLITS",
     "DatasetCard",
     "DatasetSource",
+    "EvaluationSets",
     "FaceDataset",
     "FolderSource",
     "IdentificationSet",
@@ -72,6 +74,7 @@ __all__ = [
     "class_table",
     "dataset_settings",
     "describe_images",
+    "evaluation_sets",
     "held_out_sets",
     "identification_set",
     "identification_set_from_pairs",
