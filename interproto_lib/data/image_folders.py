@@ -19,7 +19,7 @@ from interproto_lib.errors import DatasetError, DatasetNotFoundError
 
 _MAX_NAMED = 10
 _MAX_THREADS = 4
-_N_NEIGHBOURS = 12
+_N_NEIGHBOURS = 4
 
 
 class _Names:
@@ -91,13 +91,15 @@ class ImageFolder:
 
         Returns:
             The number, below the number of parts of the shortest path. Where several find as many images, the one that
-            finds most of their folders, and of these the smallest.
+            finds most of their folders; then the one that leaves no folder, where files lie here; then the smallest.
         """
+        has_files = any(entry.is_file() for entry in self._list(self.root).values())
 
-        def n_found(n_stripped: int) -> tuple[int, int]:
+        def n_found(n_stripped: int) -> tuple[int, int, bool]:
             n_files = sum(self.find(path, n_stripped) is not None for path in paths)
             folders = {tuple(path.split("/")[n_stripped:-1]) for path in paths}
-            return n_files, sum(self._holds_folder(folder) for folder in folders if folder)
+            n_folders = sum(self._holds_folder(folder) for folder in folders if folder)
+            return n_files, n_folders, folders == {()} and has_files
 
         limit = min(path.count("/") for path in paths) + 1
         return max(range(limit), key=lambda n_stripped: (*n_found(n_stripped), -n_stripped))

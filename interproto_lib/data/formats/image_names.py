@@ -105,8 +105,9 @@ def describe_images(paths: Sequence[str], layout: str) -> pd.DataFrame:
         DatasetError: Paths are not of this layout; the message names up to ten of them and the number of all.
 
     Example:
-        >>> describe_images(["JohnnyCash/6472_JohnnyCash_10.jpg"], "agedb").iloc[0].tolist()
-        ['JohnnyCash/6472_JohnnyCash_10.jpg', 'JohnnyCash', 10.0]
+        >>> table = describe_images(["JohnnyCash/6472_JohnnyCash_10.jpg"], "agedb")
+        >>> table["identity"].tolist(), table["age_years"].tolist()
+        (['JohnnyCash'], [10.0])
     """
     if layout not in NAME_LAYOUTS:
         raise ConfigError(f"There is no layout of names {layout!r}. Known: {', '.join(NAME_LAYOUTS)}.")
