@@ -110,6 +110,12 @@ def test_positives_of_fgnet_are_all_pairs_that_the_rule_allows():
 
 
 @needs_official
+def test_both_lists_of_agedb_share_their_images():
+    named = [images(read_pairs(OFFICIAL / f"{name}.txt")) for name in ("agedb20_child", "agedb30_child")]
+    assert len(set(named[0]) | set(named[1])) == 4097
+
+
+@needs_official
 def test_letters_outside_ascii_are_kept():
     table = read_pairs(OFFICIAL / "agedb20_child.txt")
     foreign = [path for path in images(table) if not path.isascii()]
