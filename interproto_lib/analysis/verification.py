@@ -326,14 +326,13 @@ class _RankedPairs:
         np.cumsum(self.gain if members is None else self.gain * members, out=gained[1:])
         gained[self.no_cut] = np.iinfo(self.count_type).min
         cut = int(np.argmax(gained))
-        # The members next to the cut. It is the lowest of its count, so that one lies directly below unless it is 0.
+        # The members next to the cut. It is the lowest of its count, so a member lies directly below, unless it is 0.
         if members is None:
             members = np.ones(len(self.values), dtype=bool)
-        above = cut + int(np.argmax(members[cut:])) if members[cut:].any() else None
+        above = float(self.values[cut + np.argmax(members[cut:])]) if members[cut:].any() else np.inf
         if cut == 0:
-            return float(self.values[above])
-        low = np.float64(self.values[cut - 1 - int(np.argmax(members[:cut][::-1]))])
-        if above is None:
-            return float(np.nextafter(low, np.inf))
+            return above
+        below = float(self.values[cut - 1 - np.argmax(members[:cut][::-1])])
+        next_up = float(np.nextafter(below, np.inf))
         # Halfway, unless rounding puts that onto the lower score.
-        return float(max((low + np.float64(self.values[above])) / 2, np.nextafter(low, np.inf)))
+        return next_up if above == np.inf else max((below + above) / 2, next_up)
