@@ -211,7 +211,7 @@ def read_preset(path_or_name: str | Path) -> Preset:
         _method_name(name, where): _parameters(values, f"{where}: methods.{name}", _SET_FOR_EACH_TRAINING)
         for name, values in _mapping(content["methods"], f"{where}: methods").items()
     }
-    ablations = dict(_mapping(content.get("ablations") or {}, f"{where}: ablations"))
+    ablations = dict(_mapping(content.get("ablations", {}), f"{where}: ablations"))
     sweeping = {key: ablations.pop(key) for key in ("seeds", "sweeps") if key in ablations}
     sections = {
         section: _parameters(
@@ -221,7 +221,7 @@ def read_preset(path_or_name: str | Path) -> Preset:
         )
         for notebook, section in NOTEBOOK_SECTIONS.items()
     }
-    sweeps, ablation_methods = _sweeps(sweeping.get("sweeps") or {}, methods, where)
+    sweeps, ablation_methods = _sweeps(sweeping.get("sweeps", {}), methods, where)
     if "seeds" in sweeping and not sweeps:
         raise ConfigError(f"{where}: ablations.seeds without ablations.sweeps trains nothing; name the sweeps")
     _check_methods_named(sections, methods, where)

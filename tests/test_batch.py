@@ -428,6 +428,13 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     outputs = re.findall(r"output: .*/(\w+)\.ipynb$", out, flags=re.M)
     assert outputs == ["04_prototype_projection"]
     assert graph.log() == done
+
+    # Sweeps train what is not there yet; only the notebook of ablations reads it.
+    sweeps = {"scope": {"interproto": None, "all": {"inter_prototype": "all"}}}
+    graph.set_preset(ablations={"sweeps": sweeps})
+    code, out, err = graph.call()
+    assert code == 0, out + err
+    assert graph.log()[len(done) :] == ["02_train all-s0 from 0", "07_ablations"]
     assert set(REPO.iterdir()) - at_top == set()
 
 

@@ -13,8 +13,9 @@ import yaml
 from fake_graph import PRESET, write_fake_notebooks
 
 from interproto_lib import presets
+from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
-from interproto_lib.presets import list_presets, read_preset
+from interproto_lib.presets import deciding_settings, list_presets, read_preset
 
 REPO = Path(__file__).resolve().parents[1]
 COMPARING = ("03_similarity", "04_prototype_projection", "00_start_here")
@@ -57,6 +58,160 @@ def test_the_projects_presets_do_not_repeat_their_methods(name: str):
         assert not {"baseline", "treated", "seeds"} & set(
             read_preset(name).sections[presets.NOTEBOOK_SECTIONS[notebook]]
         )
+
+
+SWEEPS = {
+    "scope": {
+        "arcface": None,
+        "interproto": {},
+        "interproto-all": {"like": "interproto", "inter_prototype": "all"},
+    },
+    "ip_weight": {
+        "interproto": None,
+        "interproto-10": {"like": "interproto", "ip_weight": 10.0},
+        "interproto-all": None,
+    },
+}
+
+
+def test_sweeps_share_runs_and_train_the_rest(tmp_path: Path):
+    preset = read_preset(write_preset(tmp_path, seeds=[0, 1], ablations={"seeds": [1, 2], "sweeps": SWEEPS}))
+    assert preset.sweeps == {name: tuple(methods) for name, methods in SWEEPS.items()}
+    assert preset.ablation_methods == {
+        "interproto-all": {"inter_prototype": "all"},
+        "interproto-10": {"inter_prototype": "child", "ip_weight": 10.0},
+    }
+    assert set(preset.runs) == {"arcface-s0", "interproto-s0", "arcface-s1", "interproto-s1"}
+    added = {f"{method}-s{seed}" for method in ("interproto-all", "interproto-10") for seed in (1, 2)}
+    assert set(preset.ablation_runs) == added | {"arcface-s2", "interproto-s2"}
+    assert preset.ablation_runs["interproto-10-s2"] == ("interproto-10", 2)
+    given = preset.parameters("02_train", method="interproto-10", seed=2)
+    assert {key: given[key] for key in ("run", "seed", "epochs", "inter_prototype", "ip_weight")} == {
+        "run": "interproto-10-s2",
+        "seed": 2,
+        "epochs": 3,
+        "inter_prototype": "child",
+        "ip_weight": 10.0,
+    }
+
+
+def test_sweeps_stay_out_of_the_other_comparisons(tmp_path: Path):
+    plain = read_preset(write_preset(tmp_path, seeds=[0, 1]))
+    preset = read_preset(write_preset(tmp_path, seeds=[0, 1], ablations={"seeds": [1], "sweeps": SWEEPS}))
+    for notebook in COMPARING:
+        assert preset.parameters(notebook) == plain.parameters(notebook)
+    assert preset.parameters("07_ablations") == {
+        "experiment": "fake",
+        "runs_dir": "runs",
+        "baseline": "arcface",
+        "sweeps": {name: list(methods) for name, methods in SWEEPS.items()},
+        "seeds": [1],
+    }
+
+
+def test_without_sweeps_the_methods_stand_side_by_side(tmp_path: Path):
+    for ablations in ({}, {"ablations": {"confidence": 0.9}}):
+        preset = read_preset(write_preset(tmp_path, seeds=[3], **ablations))
+        assert preset.ablation_runs == {}
+        assert preset.parameters("07_ablations")["sweeps"] == {"methods": ["arcface", "interproto"]}
+        assert preset.parameters("07_ablations")["seeds"] == [3]
+    assert preset.parameters("07_ablations")["confidence"] == 0.9
+
+
+def test_a_section_of_ablations_names_another_baseline(tmp_path: Path):
+    sweeps = {"scope": SWEEPS["scope"]}
+    preset = read_preset(write_preset(tmp_path, ablations={"baseline": "interproto", "sweeps": sweeps}))
+    assert preset.parameters("07_ablations")["baseline"] == "interproto"
+
+
+@pytest.mark.parametrize(
+    ("ablations", "message"),
+    [
+        ({"sweeps": []}, "ablations.sweeps must hold `name: value` lines, found list"),
+        (None, "ablations must hold `name: value` lines, found NoneType"),
+        ({"sweeps": ["scope"]}, "ablations.sweeps must hold `name: value` lines, found list"),
+        ({"sweeps": {"scope": ["arcface", "interproto"]}}, "ablations.sweeps.scope must hold"),
+        ({"sweeps": {"scope": {"arcface": None}}}, "scope sets nothing side by side: it names only 'arcface'"),
+        ({"sweeps": {"a/b": {"arcface": None, "interproto": None}}}, "sweep 'a/b' must be letters"),
+        ({"sweeps": {"scope": {"arcface": None, "a b": {"ip_weight": 2.0}}}}, "method 'a b' must be letters"),
+        ({"sweeps": {"scope": {"arcface": None, "interprot": None}}}, "did you mean 'interproto'?"),
+        ({"sweeps": {"scope": {"arcface": None, "x": {"like": "arc", "epochs": 4}}}}, "like: 'arc' is no method"),
+        ({"sweeps": {"scope": {"arcface": None, "x": {"epoch": 4}}}}, "method 'x': Unknown training setting 'epoch'"),
+        ({"sweeps": {"scope": {"arcface": None, "x": {"epochs": 0}}}}, "method 'x': epochs=0"),
+        ({"sweeps": {"scope": {"arcface": None, "x": {"seed": 4}}}}, "'seed' is set by the batch graph"),
+        ({"sweeps": {"scope": {"arcface": None, "x": {"ip_weight": "1e-3"}}}}, "YAML reads 1e-3 as text"),
+        ({"sweeps": {"scope": {"interproto": None, "arcface": {"epochs": 4}}}}, "'arcface' has other settings"),
+        (
+            {"sweeps": {"a": {"arcface": None, "x": {"epochs": 4}}, "b": {"arcface": None, "x": {"epochs": 5}}}},
+            "sweeps.b.x: 'x' has other settings elsewhere",
+        ),
+        ({"sweeps": {"scope": {"arcface": None, "x": {"ip_weight": 5.0}}}}, "'x' trains the same as 'arcface'"),
+        (
+            {"sweeps": {"scope": {"x": {"epochs": 4}, "y": {"epochs": 4, "min_child_images": 9}}}},
+            "'x' trains the same as 'y'",
+        ),
+        ({"seeds": [1, 1], "sweeps": {"scope": SWEEPS["scope"]}}, "ablations.seeds=[1, 1] names a seed twice"),
+        ({"seeds": [], "sweeps": {"scope": SWEEPS["scope"]}}, "ablations.seeds=[] must be a list of whole numbers"),
+        ({"seeds": [1]}, "ablations.seeds without ablations.sweeps"),
+        ({"runs_dir": "x"}, "'runs_dir' is set by the batch graph"),
+        ({"baseline": "arc"}, "ablations.baseline names 'arc'"),
+        (["scope"], "ablations must hold"),
+    ],
+)
+def test_wrong_sweeps_are_refused(tmp_path: Path, ablations: object, message: str):
+    path = write_preset(tmp_path, ablations=ablations)
+    with pytest.raises(ConfigError) as error:
+        read_preset(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_settings_that_mean_nothing_do_not_decide():
+    none, child, every = ({"inter_prototype": scope} for scope in ("none", "child", "all"))
+
+    def equal(scope: dict[str, str], **change: object) -> bool:
+        one, other = TrainConfig(**scope), TrainConfig(**scope, **change)
+        return deciding_settings(one) == deciding_settings(other)
+
+    assert all(equal(none, **change) for change in ({"ip_weight": 2.0}, {"ip_reduction": "sum"}, {"seed": 4}))
+    assert equal(none, min_child_images=2)
+    assert equal(every, min_child_images=2)
+    assert equal(child, threads=3)
+    assert not equal(every, ip_weight=2.0)
+    assert not equal(child, min_child_images=2)
+    assert not equal(none, epochs=3)
+
+
+def test_the_sweeps_of_tables_5_and_6_are_the_papers():
+    for name, margin in (("paper", 0.35), ("official", 0.35), ("demo", 0.2), ("ablations", 0.2)):
+        preset = read_preset(name)
+        methods = {**preset.methods, **preset.ablation_methods}
+        train = preset.sections["train"]
+        configs = {
+            sweep: [
+                TrainConfig.from_dict(
+                    {k: v for k, v in {**train, **methods[m]}.items() if k in TrainConfig.__dataclass_fields__}
+                )
+                for m in preset.sweeps[sweep]
+            ]
+            for sweep in ("scope", "margin_loss")
+        }
+        assert [c.inter_prototype for c in configs["scope"]] == ["none", "child", "all"]
+        assert [(c.margin_loss, c.inter_prototype) for c in configs["margin_loss"]] == [
+            *(("arcface", "none"), ("arcface", "child"), ("cosface", "none"), ("cosface", "child"))
+        ]
+        assert {c.margin for c in configs["margin_loss"] if c.margin_loss == "cosface"} == {margin}
+        for with_loss in (configs["scope"][1:], configs["margin_loss"][1::2]):
+            assert len({(c.ip_reduction, c.ip_weight, c.min_child_images) for c in with_loss}) == 1
+
+
+def test_the_preset_of_ablations_has_all_six_sweeps():
+    preset = read_preset("ablations")
+    assert list(preset.sweeps) == [
+        *("scope", "margin_loss", "reduction", "ip_weight", "min_child_images", "embedding_dim")
+    ]
+    assert len(preset.ablation_seeds) == 3
+    assert len(preset.runs) + len(preset.ablation_runs) == 63
 
 
 def test_photographs_are_compared_as_published():
