@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from interproto_lib.analysis.roc import checked_scores
-from interproto_lib.analysis.roc import roc_auc as roc_auc
 from interproto_lib.errors import ConfigError, DatasetError
 
 _PAIRS_AT_A_TIME = 16384
