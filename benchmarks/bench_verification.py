@@ -169,7 +169,7 @@ def main() -> None:
     size = options.gallery * DIMENSION * 4 / 2**30
     print(
         f"| {options.gallery:,} ({size:.2f} GiB, memory-mapped) | {case['seconds']:.1f} s | | "
-        f"| {case['after'] - case['before']:.2f} GiB | {case['rank_1']:.3f} |\n\n* the pages of the mapped file included"
+        f"| {case['after'] - case['before']:.2f} GiB | {case['rank_1']:.3f} |\n\n* mapped pages included"
     )
 
 
