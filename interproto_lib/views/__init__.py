@@ -8,6 +8,7 @@ from interproto_lib.views.ablations import (
     sweep_figure,
     sweep_table,
 )
+from interproto_lib.views.accuracies import accuracy_figure, describe_accuracies, describe_optimism, optimism_figure
 from interproto_lib.views.ages import (
     age_distribution_figure,
     describe_ages,
@@ -30,6 +31,8 @@ from interproto_lib.views.distributions import (
     similarity_summary_figure,
 )
 from interproto_lib.views.held_out import describe_held_out, describe_rules, gap_words
+from interproto_lib.views.identification import cmc_figure, describe_identification
+from interproto_lib.views.paper_tables import PaperTable, paper_table
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
 from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure
 from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
@@ -47,21 +50,36 @@ from interproto_lib.views.style import (
     similarity_colours,
     symmetric_limit,
 )
+from interproto_lib.views.table_files import frame_to_latex, frame_to_markdown, write_table_files
 from interproto_lib.views.tables import styled_table
 from interproto_lib.views.training import describe_training, training_curves_figure
+from interproto_lib.views.verification import (
+    JudgedScores,
+    RocCurves,
+    describe_roc,
+    describe_scores,
+    roc_figure,
+    score_distribution_figure,
+)
 from interproto_lib.views.wording import cohort_words
 
 __all__ = [
     "ADULT_COLOUR",
     "CHILD_COLOUR",
     "PROJECTION_NAMES",
+    "JudgedScores",
     "LabelledFigure",
+    "PaperTable",
+    "RocCurves",
+    "accuracy_figure",
     "age_distribution_figure",
     "block_means",
+    "cmc_figure",
     "cohort_error_figure",
     "cohort_words",
     "contact_sheet_figure",
     "contact_sheet_rows",
+    "describe_accuracies",
     "describe_ages",
     "describe_available_cohorts",
     "describe_bounds",
@@ -71,15 +89,19 @@ __all__ = [
     "describe_cohorts",
     "describe_gaps",
     "describe_held_out",
+    "describe_identification",
     "describe_in_short",
     "describe_methods",
     "describe_missing_sweeps",
+    "describe_optimism",
     "describe_pair_kinds",
     "describe_paired_differences",
     "describe_projections",
     "describe_prototypes_and_features",
     "describe_purity",
+    "describe_roc",
     "describe_rules",
+    "describe_scores",
     "describe_similarities",
     "describe_similarity",
     "describe_sweep",
@@ -87,17 +109,23 @@ __all__ = [
     "describe_training",
     "display_names",
     "figure_style",
+    "frame_to_latex",
+    "frame_to_markdown",
     "gap_words",
     "measure_words",
     "measures_table",
     "method_styles",
     "methods_table",
     "new_figure",
+    "optimism_figure",
     "paired_difference_figure",
+    "paper_table",
     "projection_figure",
     "prototype_vs_feature_figure",
     "readable_measures",
+    "roc_figure",
     "save_figure",
+    "score_distribution_figure",
     "setting_words",
     "similarity_colours",
     "similarity_distribution_figure",
@@ -108,4 +136,5 @@ __all__ = [
     "sweep_table",
     "symmetric_limit",
     "training_curves_figure",
+    "write_table_files",
 ]
