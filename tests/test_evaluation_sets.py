@@ -54,6 +54,20 @@ def test_held_out_people_are_calibrated_on_validation_people_kind_by_kind(datase
     assert sets.missing == {}
 
 
+def test_age_matched_pairs_are_test_sets_of_their_own(dataset):
+    plain, matched = evaluation_sets(dataset), evaluation_sets(dataset, age_matched=True)
+    added = [name for name in matched.tests if name not in plain.tests]
+    assert "C20, age-matched" in added
+    assert "any, age-matched" not in added
+    for name in added:
+        one = matched.tests[name]
+        assert one.name == name
+        assert matched.validation[name].name == f"validation {name}"
+        ages = one.images["age_years"].to_numpy()
+        of_left = [sorted(ages[one.pairs["left"][one.pairs["same"] == same]]) for same in (True, False)]
+        assert of_left[0] == of_left[1], "the younger ages are equal between pairs of one person and of two"
+
+
 def test_a_list_of_ones_own_is_calibrated_on_another_or_on_validation_people(dataset, lists):
     on_another = evaluation_sets(
         dataset, {"mine": {**lists["mine"], "validation": "theirs"}, "theirs": lists["theirs"]}

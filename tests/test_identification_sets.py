@@ -18,9 +18,9 @@ from interproto_lib.data import (
     identification_set,
     identification_set_from_pairs,
     read_identification_set,
-    read_pairs,
+    read_verification_set,
     write_identification_set,
-    write_pairs,
+    write_verification_set,
 )
 from interproto_lib.data.test_sets import VerificationSet
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
@@ -322,7 +322,7 @@ def test_pairs_are_published_with_their_hash_and_read_back(tmp_path: Path):
     made = pair_set(rows, lambda path: None if path[0] == "e" else path.split("/")[0], "my pairs")
     images = made.images.assign(age_years=[5.5, 40.0, np.nan, 1 / 3, 70.0])
     pairs = VerificationSet(name="my pairs", images=images, pairs=made.pairs, source=NoImages())
-    write_pairs(pairs, tmp_path / "p.csv")
+    write_verification_set(pairs, tmp_path / "p.csv")
     content = (tmp_path / "p.csv").read_bytes()
     about = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
     assert about["sha256"] == hashlib.sha256(content).hexdigest()
@@ -330,7 +330,7 @@ def test_pairs_are_published_with_their_hash_and_read_back(tmp_path: Path):
     table = pd.read_csv(tmp_path / "p.csv")
     assert list(zip(table["same"] == 1, table["left"], table["right"], strict=True)) == rows
     source = NoImages()
-    again = read_pairs(tmp_path / "p.csv", source)
+    again = read_verification_set(tmp_path / "p.csv", source)
     assert again.source is source
     assert (again.name, again.sha256) == (pairs.name, pairs.sha256)
     known = again.images.set_index("path").sort_index()
@@ -341,12 +341,12 @@ def test_pairs_are_published_with_their_hash_and_read_back(tmp_path: Path):
 def published(tmp_path: Path) -> dict[str, Path]:
     files = {"identification": tmp_path / "set.csv", "verification": tmp_path / "pairs.csv"}
     write_identification_set(identification_set(random_manifest(4)), files["identification"])
-    write_pairs(small_pairs(), files["verification"])
+    write_verification_set(small_pairs(), files["verification"])
     return files
 
 
 def read(protocol: str, path: Path) -> object:
-    return read_identification_set(path) if protocol == "identification" else read_pairs(path, NoImages())
+    return read_identification_set(path) if protocol == "identification" else read_verification_set(path, NoImages())
 
 
 def edit(path: Path, before: str, after: str) -> None:
@@ -416,5 +416,5 @@ def test_a_file_that_makes_no_sense_is_refused_even_with_its_hash(
 
 def test_protocols_are_published_as_csv(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"pairs\.txt ends in \.txt; a protocol is published as \.csv"):
-        write_pairs(small_pairs(), tmp_path / "pairs.txt")
+        write_verification_set(small_pairs(), tmp_path / "pairs.txt")
     assert list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from interproto_lib.data.evaluation_sets import EvaluationSets, evaluation_sets
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_images
-from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS
+from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, read_pairs
 from interproto_lib.data.formats.verification_bin import read_verification_bin
 from interproto_lib.data.identification_sets import (
     IdentificationSet,
@@ -38,9 +38,9 @@ from interproto_lib.data.preparation import (
 )
 from interproto_lib.data.protocol_files import (
     read_identification_set,
-    read_pairs,
+    read_verification_set,
     write_identification_set,
-    write_pairs,
+    write_verification_set,
 )
 from interproto_lib.data.protocols import NEGATIVES, available_pair_kinds, child_adult_pairs, verification_pairs
 from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
@@ -92,6 +92,7 @@ __all__ = [
     "read_pairs",
     "read_test_set",
     "read_verification_bin",
+    "read_verification_set",
     "require_dataset",
     "save_dataset",
     "source_contents",
@@ -103,5 +104,5 @@ __all__ = [
     "verify_dataset",
     "write_identification_set",
     "write_manifest",
-    "write_pairs",
+    "write_verification_set",
 ]

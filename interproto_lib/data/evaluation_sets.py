@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from interproto_lib.data.datasets import FaceDataset
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
+from interproto_lib.data.protocols import Negatives
 from interproto_lib.data.test_set_files import read_test_set
-from interproto_lib.data.test_sets import VerificationSet, held_out_sets
+from interproto_lib.data.test_sets import AGE_MATCHED, VerificationSet, held_out_sets
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 _VALIDATION_KEY = "validation"
@@ -41,6 +42,7 @@ def evaluation_sets(
     *,
     child_below_years: float = CHILD_BELOW_YEARS,
     gap_inclusive: bool = True,
+    age_matched: bool = False,
     pair_seed: int = 0,
     on_missing: Literal["error", "leave_out"] = "error",
 ) -> EvaluationSets:
@@ -54,6 +56,8 @@ def evaluation_sets(
             that it is calibrated on. A set that another one is calibrated on is no test set itself.
         child_below_years: An image of the dataset is a child's below this age in years.
         gap_inclusive: Whether a gap of exactly 20 (30) years is enough for the dataset's "C20" ("C30").
+        age_matched: Add for each kind a test set of the dataset in which pairs of two people have the ages of those of
+            one person, so that ages tell nothing; its validation pairs are drawn likewise.
         pair_seed: Seed of the dataset's negative pairs.
         on_missing: What to do with test sets whose files are not there: `error`, or `leave_out`, which names them.
 
@@ -67,10 +71,22 @@ def evaluation_sets(
     """
     if on_missing not in ("error", "leave_out"):
         raise ConfigError(f"on_missing={on_missing!r}: must be 'error' or 'leave_out'.")
+    ways: list[tuple[Negatives, str]] = [("age_rule", "")]
+    if age_matched:
+        ways.append(("age_matched", AGE_MATCHED))
     own, own_validation = (
-        held_out_sets(
-            dataset, split=split, child_below_years=child_below_years, gap_inclusive=gap_inclusive, seed=pair_seed
-        )
+        {
+            f"{kind}{after}": one
+            for negatives, after in ways
+            for kind, one in held_out_sets(
+                dataset,
+                split=split,
+                child_below_years=child_below_years,
+                gap_inclusive=gap_inclusive,
+                negatives=negatives,
+                seed=pair_seed,
+            ).items()
+        }
         for split in ("heldout", "validation")
     )
     read, calibrated_on, missing = _read(specifications or {}, dataset.image_size, on_missing)

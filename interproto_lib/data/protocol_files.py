@@ -83,7 +83,7 @@ def read_identification_set(path: str | Path) -> IdentificationSet:
     )
 
 
-def write_pairs(verification_set: VerificationSet, path: str | Path) -> None:
+def write_verification_set(verification_set: VerificationSet, path: str | Path) -> None:
     """Publish pairs: as CSV, and beside it a JSON with its hash.
 
     The official line format, `<1|0> <left> <right>`, is ambiguous where a name holds a blank; CSV is not.
@@ -116,7 +116,7 @@ def write_pairs(verification_set: VerificationSet, path: str | Path) -> None:
     _publish(path, text.getvalue(), protocol="verification", name=verification_set.name, about=about)
 
 
-def read_pairs(path: str | Path, source: ImageSource) -> VerificationSet:
+def read_verification_set(path: str | Path, source: ImageSource) -> VerificationSet:
     """Read published pairs.
 
     Args:

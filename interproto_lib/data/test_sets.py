@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from interproto_lib.data.datasets import FaceDataset
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
-from interproto_lib.data.protocols import PAIR_KINDS, verification_pairs
+from interproto_lib.data.pair_rules import PAIR_KINDS
+from interproto_lib.data.protocols import Negatives, verification_pairs
 from interproto_lib.errors import DatasetError
 
 IMAGE_COLUMNS = ("path", "identity", "age_years")
@@ -22,6 +23,9 @@ IMAGE_COLUMNS = ("path", "identity", "age_years")
 
 PAIR_COLUMNS = ("left", "right", "same")
 """Columns of the pairs of a test set."""
+
+AGE_MATCHED = ", age-matched"
+"""What follows the kind in the name of a test set whose pairs of two people have the ages of those of one."""
 
 
 class ImageSource(Protocol):
@@ -141,6 +145,7 @@ def held_out_sets(
     split: str = "heldout",
     child_below_years: float = CHILD_BELOW_YEARS,
     gap_inclusive: bool = True,
+    negatives: Negatives = "age_rule",
     seed: int = 0,
 ) -> dict[str, VerificationSet]:
     """Make the test sets that the people of one split allow: one for each kind of pair.
@@ -150,18 +155,25 @@ def held_out_sets(
         split: Whose images are compared.
         child_below_years: An image is a child's when its age in years is below this.
         gap_inclusive: Whether a gap of exactly 20 (30) years is enough for "C20" ("C30").
+        negatives: How pairs of two people are drawn, see `verification_pairs`; "age_matched" needs ages, so that the
+            kind "any" is left out.
         seed: Seed of the negative pairs.
 
     Returns:
         Kind, a key of `interproto_lib.data.PAIR_KINDS` -> test set, named by its kind, for other splits than "heldout"
-        with the split before it; a kind without a pair of one person or without one of two is left out.
+        with the split before it, with matched ages with these words after it. A kind without a pair of one person or
+        without one of two is left out.
 
     Raises:
         ConfigError: An argument is out of range.
     """
     manifest = dataset.manifest
     source, sets = DatasetSource(dataset=dataset), {}
+    before = "" if split == "heldout" else f"{split} "
+    after = AGE_MATCHED if negatives == "age_matched" else ""
     for kind in PAIR_KINDS:
+        if after and kind == "any":
+            continue
         try:
             pairs = verification_pairs(
                 manifest,
@@ -170,12 +182,13 @@ def held_out_sets(
                 seed=seed,
                 child_below_years=child_below_years,
                 gap_inclusive=gap_inclusive,
+                negatives=negatives,
             )
         except DatasetError:  # no pair of one person, or none of two, under this rule
             continue
         rows, place = np.unique(np.concatenate([pairs["left"], pairs["right"]]), return_inverse=True)
         sets[kind] = VerificationSet(
-            name=kind if split == "heldout" else f"{split} {kind}",
+            name=f"{before}{kind}{after}",
             images=manifest.loc[rows, list(IMAGE_COLUMNS)].reset_index(drop=True),
             pairs=pd.DataFrame({"left": place[: len(pairs)], "right": place[len(pairs) :], "same": pairs["same"]}),
             source=source,
