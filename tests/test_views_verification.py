@@ -218,8 +218,10 @@ def test_accuracies_are_dots_with_their_intervals():
 
 def test_chance_is_drawn_only_in_range():
     def has_chance(low):
-        (axes,) = accuracy_figure(cells(("ArcFace", "C20", 80.0, {"low": low, "high": 90.0}))).axes
-        return any(line.get_linestyle() == ":" for line in axes.lines)
+        figure = accuracy_figure(cells(("ArcFace", "C20", 80.0, {"low": low, "high": 90.0})))
+        drawn = any(line.get_linestyle() == ":" and line.get_xdata()[0] == 50 for line in figure.axes[0].lines)
+        assert drawn == ("chance" in legend_texts(figure))
+        return drawn
 
     assert has_chance(45.0)
     assert not has_chance(70.0)

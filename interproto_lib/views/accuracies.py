@@ -56,9 +56,6 @@ def accuracy_figure(cells: pd.DataFrame, *, confidence: float = 0.95) -> Labelle
                 axes.plot(ends, [row, row], color=style.colour, linewidth=1.2, zorder=1)
                 axes.plot(ends, [row, row], color=style.colour, linestyle="", marker="|", markersize=6)
             axes.plot([cell["mean"]], [row], marker=style.marker, markersize=5.5, color=style.colour)
-        low, high = axes.get_xlim()
-        if low <= _CHANCE_PERCENT <= high:
-            axes.axvline(_CHANCE_PERCENT, color="#404040", linewidth=0.9, linestyle=":")
         axes.set_xlabel(f"Accuracy (percent), {_seeds(cells)}")
         handles = [
             Line2D([], [], linestyle="", color=s.colour, marker=s.marker, label=name) for name, s in styles.items()
@@ -67,6 +64,10 @@ def accuracy_figure(cells: pd.DataFrame, *, confidence: float = 0.95) -> Labelle
             handles.append(
                 Line2D([], [], color="#7F7F7F", label=f"{confidence:.0%} interval over identities", linewidth=1.2)
             )
+        low, high = axes.get_xlim()
+        if low <= _CHANCE_PERCENT <= high:
+            chance = axes.axvline(_CHANCE_PERCENT, color="#404040", linewidth=0.9, linestyle=":", label="chance")
+            handles.append(chance)
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
