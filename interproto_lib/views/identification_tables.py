@@ -1,0 +1,307 @@
+"""Identification in tables and words: the sets, the rules, rank-k rates, differences, costs and the paper's Table 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from interproto_lib.analysis.identified_runs import ModelCosts
+from interproto_lib.analysis.published import MULTIPLY_ADDS, paper_row, published_table
+from interproto_lib.config import EvaluationConfig
+from interproto_lib.data.identification_tests import ANY_AGE, IdentificationTest, IdentificationTests
+from interproto_lib.runs import RunFolder
+from interproto_lib.views.paper_tables import INFERENCE_PARAMETERS, MEASURED_COLUMNS, TRAINING_PARAMETERS
+from interproto_lib.views.wording import listed, number, signed
+
+IDENTIFICATION_TABLE = 3
+"""Number of the paper's table of identification."""
+
+_SHOWN_OF_HASH = 16
+
+
+def identification_tests_table(tests: Mapping[str, IdentificationTest], files: Mapping[str, Path]) -> pd.DataFrame:
+    """List identification sets: who is searched for among whom, and under which hash the set is published.
+
+    Args:
+        tests: Name -> identification set.
+        files: Name -> its published file.
+
+    Returns:
+        One row a set: `set`, `probes`, `gallery`, `distractors` (people of the gallery nobody searches for), ages of
+        probes and of gallery in words, `file`, `sha256`.
+    """
+    rows = []
+    for name, test in tests.items():
+        searched, known = set(test.probe_images["identity"]), set(test.gallery_images["identity"])
+        rows.append(
+            {
+                "set": name,
+                "probes": len(test.probe_images),
+                "gallery": len(test.gallery_images),
+                "distractors": len(known - searched),
+                "probe_ages": _ages(test.probe_images["age_years"]),
+                "gallery_ages": _ages(test.gallery_images["age_years"]),
+                "file": files[name].name,
+                "sha256": test.identification.sha256,
+            }
+        )
+    columns = ["set", "probes", "gallery", "distractors", "probe_ages", "gallery_ages", "file", "sha256"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def describe_identification_tests(found: IdentificationTests) -> str:
+    """Say which searches are made, which are no child-adult ones, and which could not be made and why.
+
+    Args:
+        found: The sets, as `interproto_lib.data.identification_tests` gathers them.
+
+    Returns:
+        A Markdown list after a sentence.
+    """
+    lines = []
+    for name, test in found.tests.items():
+        n_probes, n_gallery = len(test.probe_images), len(test.gallery_images)
+        n_others = n_gallery - test.probe_images["identity"].nunique()
+        line = (
+            f"- **{name}**: {_counted(n_probes, 'probe')} ({_ages(test.probe_images['age_years'])}), searched among "
+            f"{_counted(n_gallery, 'image')} of {n_gallery:,} people ({_ages(test.gallery_images['age_years'])}), "
+            f"{n_others:,} of them distractors. Hash {test.identification.sha256[:_SHOWN_OF_HASH]}…"
+        )
+        if name == ANY_AGE:
+            line += " This is no child-adult search: ages are not looked at, and nothing follows from it for children."
+        lines.append(line)
+    lines += [f"- **{name}** is left out: {reason}" for name, reason in found.missing.items()]
+    if found.tests:
+        head = f"{_counted(len(found.tests), 'identification set')} could be made."
+    else:
+        head = "No identification set could be made, so nobody is searched for; only the costs are known."
+    return "\n".join([head, "", *lines])
+
+
+def describe_identification_rules(evaluation: EvaluationConfig) -> str:
+    """Say by what rules ranks come about.
+
+    Args:
+        evaluation: How the epoch was chosen and how images were embedded.
+
+    Returns:
+        A few sentences; a choice that looks at the probes judged is called optimistic.
+    """
+    epoch = {
+        "validation": "Of all epochs the one is judged that is best at telling pairs of validation people, who are "
+        "neither trained on nor judged; it is the same for all sets.",
+        "last": "The last epoch is judged.",
+        "best_on_test": "Of all epochs the one is judged that finds the most probes of a set, for each set its own: it "
+        "is optimistic, because it looks at the very probes judged.",
+    }[evaluation.epoch_choice]
+    flip = {
+        "none": "",
+        "sum": " The embeddings of an image and of its mirror image are added.",
+        "concatenate": " The embeddings of an image and of its mirror image are put one after the other.",
+    }[evaluation.embedding_flip]
+    precision = " Images are embedded in bfloat16." if evaluation.embedding_precision == "bfloat16" else ""
+    return (
+        "A probe is found at rank 1 when the image of its person in the gallery is nearer to it, by the cosine of "
+        "their embeddings, than the image of anybody else; a tie counts as not found. No threshold is needed. "
+        f"{epoch}{flip}{precision}"
+    )
+
+
+def identification_rates_table(rates: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Lay rank-k rates out for a person: a row a set and method, a column a rank.
+
+    Args:
+        rates: As `interproto_lib.analysis.identification_rates` gives it.
+        names: Method -> its name for people.
+
+    Returns:
+        Text cells: mean ± standard deviation over seeds and the interval, in percent; a dash where the gallery is too
+        small for a rank to say anything.
+    """
+    ranks = sorted(set(rates["rank"]))
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rates.to_dict("records"):
+        std = "" if np.isnan(row["std"]) else f" ± {row['std']:.2f}"
+        place = cells.setdefault((row["test_set"], row["method"]), {})
+        place[f"rank {row['rank']}"] = f"{row['mean']:.2f}{std} [{row['low']:.1f}, {row['high']:.1f}]"
+    rows = [
+        {"set": test_set, "method": names[method], **{f"rank {k}": of.get(f"rank {k}", "–") for k in ranks}}
+        for (test_set, method), of in cells.items()
+    ]
+    return pd.DataFrame(rows, columns=["set", "method", *(f"rank {k}" for k in ranks)])
+
+
+def describe_identification_differences(
+    differences: pd.DataFrame, *, baseline: str, names: Mapping[str, str], confidence: float = 0.95
+) -> str:
+    """Say whether methods find more or fewer probes at rank 1 than the baseline, and whether chance explains it.
+
+    Args:
+        differences: As `interproto_lib.analysis.trial_differences` gives it.
+        baseline: The method that the others are compared with.
+        names: Method -> its name for people.
+        confidence: Confidence of the intervals.
+
+    Returns:
+        A sentence on what is compared, then a Markdown list of one line a set and method.
+    """
+    if differences.empty:
+        return f"There is nothing to compare with {names[baseline]}."
+    lines, n_told = [], 0
+    for row in differences.to_dict("records"):
+        told = row["low"] > 0 or row["high"] < 0
+        n_told += told
+        seeds = "one seed" if row["n_seeds"] == 1 else f"{row['n_seeds']} seeds"
+        lines.append(
+            f"- {row['test_set']}, {names[row['method']]}: {signed(row['difference'], decimals=2)} points "
+            f"[{number(row['low'], decimals=1)}, {number(row['high'], decimals=1)}], permutation p = "
+            f"{row['p_value']:.3f} ({_counted(row['n_pairs'], 'probe')}, {seeds}): "
+            f"{'the interval leaves out zero' if told else 'not told from chance'}."
+        )
+    head = (
+        f"Rank-1 rate minus that of {names[baseline]}, on the same probes and seeds, with the {confidence:.0%} "
+        f"interval over people; {n_told} of {len(differences)} leave out zero."
+    )
+    single = (
+        " With one seed, how much a method differs from training to training is not in it."
+        if (differences["n_seeds"] == 1).any()
+        else ""
+    )
+    return f"{head}{single}\n\n" + "\n".join(lines)
+
+
+def paper_row_names(
+    methods: Mapping[str, Sequence[RunFolder]], names: Mapping[str, str], *, table: int
+) -> dict[str, str]:
+    """Name the rows of a table of the paper: a method takes the paper's row where it alone stands for it.
+
+    Args:
+        methods: Method -> its runs.
+        names: Method -> its name for people, which it keeps where another method stands for the same row, or the table
+            has no such row.
+        table: Number of the table.
+
+    Returns:
+        Method -> name of its row, all different.
+    """
+    published = published_table(table).rows
+    rows = {method: paper_row(runs[0].config) for method, runs in methods.items()}
+    stands = list(rows.values())
+    taken = {method: row for method, row in rows.items() if row and row in published and stands.count(row) == 1}
+    result: dict[str, str] = {}
+    for method in methods:
+        name = taken.get(method, names[method])
+        clash = method not in taken and (name in published or name in taken.values() or name in result.values())
+        result[method] = f"{name} ({method})" if clash else name
+    return result
+
+
+def identification_cells(
+    cells: pd.DataFrame, costs: Mapping[str, ModelCosts], row_names: Mapping[str, str]
+) -> pd.DataFrame:
+    """Put rank-1 rates and costs together, as `paper_table` takes them.
+
+    Args:
+        cells: As `interproto_lib.analysis.trial_cells` gives it.
+        costs: Method -> its costs.
+        row_names: Method -> name of its row.
+
+    Returns:
+        A table with the columns `MEASURED_COLUMNS`; costs in millions and billions.
+    """
+    rows = [{**cell, "method": row_names[cell["method"]]} for cell in cells.to_dict("records")]
+    for method, of_method in costs.items():
+        measured = {
+            MULTIPLY_ADDS: of_method.multiply_adds / 1e9,
+            INFERENCE_PARAMETERS: of_method.inference_parameters / 1e6,
+            TRAINING_PARAMETERS: of_method.training_parameters / 1e6,
+        }
+        rows += [
+            {"method": row_names[method], "test_set": cost, "mean": value, "n_seeds": 1, "bold": False}
+            for cost, value in measured.items()
+        ]
+    return pd.DataFrame(rows, columns=list(MEASURED_COLUMNS))
+
+
+def costs_table(costs: Mapping[str, ModelCosts], names: Mapping[str, str]) -> pd.DataFrame:
+    """List what methods cost.
+
+    Args:
+        costs: Method -> its costs.
+        names: Method -> its name for people.
+
+    Returns:
+        One row a method: `method`, `inference_parameters`, `training_only_parameters`, `multiply_adds`, as counts.
+    """
+    rows = [
+        (names[method], of.inference_parameters, of.training_parameters, of.multiply_adds)
+        for method, of in costs.items()
+    ]
+    return pd.DataFrame(rows, columns=["method", "inference_parameters", "training_only_parameters", "multiply_adds"])
+
+
+def describe_costs(costs: Mapping[str, ModelCosts], names: Mapping[str, str]) -> str:
+    """Say what methods cost in use and in training, and whether they differ in it.
+
+    Args:
+        costs: Method -> its costs.
+        names: Method -> its name for people.
+
+    Returns:
+        The sentences.
+    """
+    groups: dict[ModelCosts, list[str]] = {}
+    for method, of_method in costs.items():
+        groups.setdefault(of_method, []).append(names[method])
+    sentences = [
+        f"{listed(methods)} {'needs' if len(methods) == 1 else 'each need'} {of.inference_parameters:,} parameters "
+        f"and {of.multiply_adds:,} multiply-adds to embed an image; {of.training_parameters:,} further parameters, "
+        "the prototypes, are only for training."
+        for of, methods in groups.items()
+    ]
+    if len(costs) > 1 and len(groups) == 1:
+        sentences.append("So no difference between these methods comes from the size of the network.")
+    return " ".join(sentences)
+
+
+def describe_published_identification(columns: Sequence[str]) -> str:
+    """Say how far our identification rates compare with those of the paper's Table 3.
+
+    Args:
+        columns: Names of our identification sets.
+
+    Returns:
+        A few sentences.
+    """
+    printed = published_table(IDENTIFICATION_TABLE).columns
+    shared = [column for column in columns if column in printed]
+    own = [column for column in columns if column not in printed]
+    sentences = ["The paper's files of probes and galleries were never published, so no number of ours is comparable."]
+    if shared:
+        sentences.append(
+            f"On {listed(shared)} the images are of the same collections as the paper's, but which of them are probes "
+            "and who is in the gallery is decided by our own published rule."
+        )
+    if own:
+        be = "is a set" if len(own) == 1 else "are sets"
+        sentences.append(f"{listed(own)} {be} of ours that the paper does not have.")
+    if not columns:
+        sentences.append("Here there is no number of ours but the costs.")
+    return " ".join(sentences)
+
+
+def _ages(years: pd.Series) -> str:
+    known = years.dropna()
+    if known.empty:
+        return "ages unknown"
+    low, high = f"{known.min():.0f}", f"{known.max():.0f}"
+    told = f"{low} years" if low == high else f"{low} to {high} years"
+    n_unknown = len(years) - len(known)
+    return f"{told}, {n_unknown:,} of unknown age" if n_unknown else told
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
