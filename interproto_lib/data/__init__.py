@@ -13,6 +13,12 @@ from interproto_lib.data.identification_sets import (
     identification_set,
     identification_set_from_pairs,
 )
+from interproto_lib.data.identification_tests import (
+    IdentificationTest,
+    IdentificationTests,
+    identification_tests,
+    publish_identification_tests,
+)
 from interproto_lib.data.image_folders import FolderSource
 from interproto_lib.data.manifests import (
     AGE_GROUPS,
@@ -64,6 +70,8 @@ __all__ = [
     "FaceDataset",
     "FolderSource",
     "IdentificationSet",
+    "IdentificationTest",
+    "IdentificationTests",
     "IdentityFolderSettings",
     "ImageSource",
     "ManifestSummary",
@@ -78,12 +86,14 @@ __all__ = [
     "held_out_sets",
     "identification_set",
     "identification_set_from_pairs",
+    "identification_tests",
     "list_cards",
     "load_dataset",
     "pair_list_set",
     "prepare_dataset",
     "prepare_identity_folder",
     "prepare_synthetic",
+    "publish_identification_tests",
     "read_age_labels",
     "read_card",
     "read_identification_set",

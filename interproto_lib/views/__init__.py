@@ -32,6 +32,18 @@ from interproto_lib.views.distributions import (
 )
 from interproto_lib.views.held_out import describe_held_out, describe_rules, gap_words
 from interproto_lib.views.identification import cmc_figure, describe_identification
+from interproto_lib.views.identification_tables import (
+    costs_table,
+    describe_costs,
+    describe_identification_differences,
+    describe_identification_rules,
+    describe_identification_tests,
+    describe_published_identification,
+    identification_cells,
+    identification_rates_table,
+    identification_tests_table,
+    paper_row_names,
+)
 from interproto_lib.views.paper_tables import PaperTable, paper_table
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
 from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure
@@ -79,6 +91,7 @@ __all__ = [
     "cohort_words",
     "contact_sheet_figure",
     "contact_sheet_rows",
+    "costs_table",
     "describe_accuracies",
     "describe_ages",
     "describe_available_cohorts",
@@ -87,9 +100,13 @@ __all__ = [
     "describe_child_identities",
     "describe_cohort_errors",
     "describe_cohorts",
+    "describe_costs",
     "describe_gaps",
     "describe_held_out",
     "describe_identification",
+    "describe_identification_differences",
+    "describe_identification_rules",
+    "describe_identification_tests",
     "describe_in_short",
     "describe_methods",
     "describe_missing_sweeps",
@@ -98,6 +115,7 @@ __all__ = [
     "describe_paired_differences",
     "describe_projections",
     "describe_prototypes_and_features",
+    "describe_published_identification",
     "describe_purity",
     "describe_roc",
     "describe_rules",
@@ -112,6 +130,9 @@ __all__ = [
     "frame_to_latex",
     "frame_to_markdown",
     "gap_words",
+    "identification_cells",
+    "identification_rates_table",
+    "identification_tests_table",
     "measure_words",
     "measures_table",
     "method_styles",
@@ -119,6 +140,7 @@ __all__ = [
     "new_figure",
     "optimism_figure",
     "paired_difference_figure",
+    "paper_row_names",
     "paper_table",
     "projection_figure",
     "prototype_vs_feature_figure",
