@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,7 @@ from interproto_lib.data.test_sets import VerificationSet
 from interproto_lib.devices import resolve_device
 from interproto_lib.errors import RunError
 from interproto_lib.models import build_backbone, count_multiply_adds, count_parameters
-from interproto_lib.runs import RunFolder
+from interproto_lib.runs import Result, RunFolder
 
 IDENTIFICATION_RATE_COLUMNS = (
     "test_set",
@@ -254,6 +254,31 @@ def model_costs(run: RunFolder) -> ModelCosts:
         training_parameters=len(run.classes) * config.embedding_dim,
         multiply_adds=count_multiply_adds(backbone, image_size),
     )
+
+
+def cost_results(costs: Mapping[str, ModelCosts], methods: Mapping[str, Sequence[RunFolder]]) -> list[Result]:
+    """Turn costs into records.
+
+    Args:
+        costs: Method -> its costs.
+        methods: Method -> its runs.
+
+    Returns:
+        Three results a method, as counts.
+    """
+    return [
+        Result(
+            name=f"{name.replace('_', ' ')}/{method}",
+            value=float(count),
+            unit="multiply-adds" if name == "multiply_adds" else "parameters",
+            n=1,
+            n_of="networks",
+            runs=[run.name for run in methods[method]],
+            protocol="an image of the size trained with",
+        )
+        for method, of_method in costs.items()
+        for name, count in asdict(of_method).items()
+    ]
 
 
 def _identify(
