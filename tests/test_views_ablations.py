@@ -159,7 +159,7 @@ def test_a_categorical_figure_has_a_row_a_method():
     means = sorted([(81.0, 0), (82.0333333, 1), (81.3333333, 2)])
     assert np.array(points(axes, hollow=False)) == pytest.approx(np.array(means))
     assert axes.get_xlabel() == "C20 (%)"
-    assert "C20 of 3 settings" in figure.description
+    assert "C20 of 3 methods" in figure.description
 
 
 def test_a_numeric_figure_runs_over_the_values():

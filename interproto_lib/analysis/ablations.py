@@ -12,6 +12,7 @@ from interproto_lib.analysis.class_similarity import prototype_similarity
 from interproto_lib.analysis.cohorts import available_cohorts, child_identities, cohort_matrix, prototypes_of
 from interproto_lib.analysis.comparison import comparison_results, held_out_accuracies, of_seeds
 from interproto_lib.analysis.embedding import load_embeddings
+from interproto_lib.analysis.published import paper_row, published_table
 from interproto_lib.analysis.similarity_summary import summarise_similarity
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.presets import deciding_settings
@@ -130,6 +131,29 @@ def trained_sweeps(
         )
     chosen = {name: of_seeds({method: runs[method] for method in sweeps[name]}, seeds) for name in whole}
     return {name: _sweep(name, of_sweep, baseline) for name, of_sweep in chosen.items()}
+
+
+def paper_sweep(sweeps: Mapping[str, Sweep], number: int) -> dict[str, str]:
+    """Find the sweep that sets side by side what a table of the paper does.
+
+    Args:
+        sweeps: Name -> sweep.
+        number: Number of the table: 5 (whose prototypes) or 6 (which margin loss).
+
+    Returns:
+        Method -> its row of the table, for the first sweep with at least two rows of the table, each once, and nothing
+        else; empty where there is none.
+
+    Raises:
+        ConfigError: The paper has no such table.
+    """
+    of_table = published_table(number).rows
+    for sweep in sweeps.values():
+        rows = {method: paper_row(runs[0].config) for method, runs in sweep.runs.items()}
+        named = {method: row for method, row in rows.items() if row is not None and row in of_table}
+        if len(named) == len(rows) == len(set(named.values())) >= 2:
+            return named
+    return {}
 
 
 def ablation_table(sweeps: Mapping[str, Sweep], *, baseline: RunFolder) -> pd.DataFrame:

@@ -1,11 +1,13 @@
 """Figures, tables and the sentences computed from them: plain arrays and tables in, matplotlib figures and text out."""
 
+from interproto_lib.views.ablation_figures import sweep_figure
 from interproto_lib.views.ablations import (
     describe_missing_sweeps,
     describe_sweep,
     describe_sweep_settings,
+    describe_without_paper_table,
+    own_columns,
     setting_words,
-    sweep_figure,
     sweep_table,
 )
 from interproto_lib.views.accuracies import accuracy_figure, describe_accuracies, describe_optimism, optimism_figure
@@ -125,6 +127,7 @@ __all__ = [
     "describe_sweep",
     "describe_sweep_settings",
     "describe_training",
+    "describe_without_paper_table",
     "display_names",
     "figure_style",
     "frame_to_latex",
@@ -139,6 +142,7 @@ __all__ = [
     "methods_table",
     "new_figure",
     "optimism_figure",
+    "own_columns",
     "paired_difference_figure",
     "paper_row_names",
     "paper_table",

@@ -1,19 +1,16 @@
-"""Sweeps of settings: one figure, one table and the computed sentences of each."""
+"""Sweeps of settings in words and tables: what each varies, what it changed, and what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from interproto_lib.analysis.ablations import Sweep
-from interproto_lib.analysis.statistics import PairedDifference, mean_and_std, paired_differences
+from interproto_lib.analysis.published import published_table
+from interproto_lib.analysis.statistics import PairedDifference, paired_differences
 from interproto_lib.views.comparison import measure_words, measures_table
-from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, method_styles, new_figure
 from interproto_lib.views.wording import listed, number, signed
 
 SETTING_WORDS = {
@@ -23,6 +20,9 @@ SETTING_WORDS = {
 }
 """Setting that a sweep may vary -> its name in figures; others keep their own."""
 
+CHILD_ADULT_ENDINGS = ("C20", "C30")
+"""Ends of the names of test sets of child-adult pairs."""
+
 _SHORT_SETTINGS = {"ip_weight": "λ", "min_child_images": "k", "embedding_dim": "d"}
 _LINE_WORDS = {
     "inter_prototype=none": "without the loss",
@@ -31,9 +31,7 @@ _LINE_WORDS = {
     "ip_reduction=sum": "sum (Eq. 5)",
     "ip_reduction=mean": "mean (official code)",
 }
-_LOGARITHMIC = ("ip_weight", "embedding_dim")
 _DECIMALS = {"percent": 2, "cosine": 3}
-_N_TO_SHOW_A_SPREAD = 2
 
 
 def setting_words(setting: str) -> str:
@@ -63,32 +61,24 @@ def shown_measures(table: pd.DataFrame) -> list[str]:
     """
     of_unit = {unit: list(dict.fromkeys(group["measure"])) for unit, group in table.groupby("unit", sort=False)}
     kinds = of_unit.get("percent", [])
-    child_adult = [kind for ending in ("C20", "C30") for kind in kinds if kind.endswith(ending)]
+    child_adult = [kind for ending in CHILD_ADULT_ENDINGS for kind in kinds if kind.endswith(ending)]
     return [*(child_adult or kinds[-1:]), *of_unit.get("cosine", [])]
 
 
-def sweep_figure(table: pd.DataFrame, *, names: Mapping[str, str]) -> LabelledFigure:
-    """Draw what was measured at each setting of a sweep, one panel a measure.
-
-    Where the sweep varies a number, lines join the means over it, on a logarithmic axis for weights and dimensions, and
-    a method in which the setting means nothing is a dashed level; otherwise a row is a method.
+def line_words(line: str) -> str:
+    """Write the name of a line of a figure for people.
 
     Args:
-        table: The rows of one sweep, as `interproto_lib.analysis.ablation_table` gives them.
-        names: Method -> spelling.
+        line: The settings that tell it from the others, as in `interproto_lib.analysis.Sweep`.
 
     Returns:
-        The figure; hollow markers are single seeds, filled ones their mean.
+        The words.
+
+    Example:
+        >>> line_words("ip_reduction=sum"), line_words("epochs=3")
+        ('sum (Eq. 5)', 'epochs 3')
     """
-    measures = shown_measures(table)
-    setting = str(table["setting"].iloc[0])
-    description = f"{listed([measure_words(m) for m in measures])} of {_counted(table['method'].nunique(), 'setting')}"
-    if setting:
-        description += f" over the {setting_words(setting)}"
-    with figure_style():
-        if setting:
-            return _numeric_figure(table, measures, setting, names, description=f"{description}.")
-        return _categorical_figure(table, measures, names, description=f"{description}.")
+    return ", ".join(_LINE_WORDS.get(part, part.replace("_", " ").replace("=", " ")) for part in line.split(", "))
 
 
 def sweep_table(table: pd.DataFrame, *, names: Mapping[str, str]) -> pd.DataFrame:
@@ -204,16 +194,40 @@ def describe_missing_sweeps(states: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def own_columns(cells: pd.DataFrame, number: int) -> list[str]:
+    """Choose the test sets of ours that stand beside those of a table of the paper: child-adult pairs.
+
+    Args:
+        cells: As `interproto_lib.analysis.trial_cells` gives them.
+        number: Number of the table.
+
+    Returns:
+        Test sets whose names end in C20 or C30 and that the paper does not have; where none was judged, all others.
+    """
+    published = published_table(number).columns
+    ours = [name for name in dict.fromkeys(cells["test_set"]) if name not in published]
+    return [name for name in ours if name.endswith(CHILD_ADULT_ENDINGS)] or ours
+
+
+def describe_without_paper_table(number: int) -> str:
+    """Say that no sweep holds the rows of a table of the paper, and which these are.
+
+    Args:
+        number: Number of the table.
+
+    Returns:
+        One sentence.
+    """
+    rows = listed(list(published_table(number).rows))
+    return f"No sweep of this experiment sets the rows of Table {number} side by side ({rows})."
+
+
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
 def _value_words(value: float) -> str:
     return "–" if np.isnan(value) else f"{value:g}"
-
-
-def _line_words(line: str) -> str:
-    return ", ".join(_LINE_WORDS.get(part, part.replace("_", " ").replace("=", " ")) for part in line.split(", "))
 
 
 def _range_words(means: pd.Series, of: pd.DataFrame, setting: str, names: Mapping[str, str], decimals: int) -> str:
@@ -233,7 +247,7 @@ def _range_words(means: pd.Series, of: pd.DataFrame, setting: str, names: Mappin
     for line, methods in lines.items():
         low, high = min(methods, key=means.__getitem__), max(methods, key=means.__getitem__)
         span = f"lowest {value(low)}, highest {value(high)}" if len(methods) > 1 else value(low)
-        words.append(f"{_line_words(line)}: {span}" if line else span)
+        words.append(f"{line_words(line)}: {span}" if line else span)
     words += [f"{names[m]} {number(means[m], decimals=decimals)}" for m in places if np.isnan(places[m])]
     text = "; ".join(words)
     return f"{text[0].upper()}{text[1:]}."
@@ -278,106 +292,3 @@ def _one_difference(name: str, difference: PairedDifference, decimals: int) -> s
         return text
     low, high = (number(bound, decimals=decimals) for bound in difference.interval)
     return f"{text} ({low} to {high}{'' if difference.excludes_zero else ', not told from chance'})"
-
-
-def _axis_label(of: pd.DataFrame, measure: str) -> str:
-    return f"{measure_words(measure)} (%)" if of["unit"].iloc[0] == "percent" else measure_words(measure)
-
-
-def _seed_legend(table: pd.DataFrame) -> list[Line2D]:
-    grey: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#7F7F7F"}
-    handles = [Line2D([], [], markerfacecolor="white", label="single seed", **grey)]
-    if table["seed"].nunique() >= _N_TO_SHOW_A_SPREAD:
-        handles.append(Line2D([], [], label="mean", **grey))
-    return handles
-
-
-def _categorical_figure(
-    table: pd.DataFrame, measures: Iterable[str], names: Mapping[str, str], *, description: str
-) -> LabelledFigure:
-    measures, methods = list(measures), list(dict.fromkeys(table["method"]))
-    styles = method_styles(methods)
-    figure = new_figure(PAGE_WIDTH_INCHES, 1.05 + 0.27 * len(methods), description=description)
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for axes, measure in zip(panels, measures, strict=True):
-        of = table[table["measure"] == measure]
-        for row, method in enumerate(methods):
-            _dots(axes, of.loc[of["method"] == method, "value"].tolist(), row, styles[method], along="x")
-        references = {reference for reference in table["reference"] if reference}
-        if len(references) == 1:
-            level = of.loc[of["method"].isin(references), "value"].mean()
-            axes.axvline(level, color="#9A9A9A", linewidth=0.9, linestyle=(0, (4, 2)), zorder=0)
-        axes.xaxis.grid(visible=True)
-        axes.margins(x=0.12)
-        axes.locator_params(axis="x", nbins=3)
-        axes.set_xlabel(_axis_label(of, measure).replace(", ", ",\n"))
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(methods)), [names[method] for method in methods])
-    panels[0].set_ylim(len(methods) - 0.5, -0.5)
-    figure.legend(handles=_seed_legend(table), loc="outside upper center", ncols=4)
-    return figure
-
-
-def _numeric_figure(
-    table: pd.DataFrame, measures: Iterable[str], setting: str, names: Mapping[str, str], *, description: str
-) -> LabelledFigure:
-    measures = list(measures)
-    on_it = table.dropna(subset="at")
-    levels = list(dict.fromkeys(table.loc[table["at"].isna(), "method"]))
-    lines = list(dict.fromkeys(on_it["line"]))
-    styles = method_styles([*(f"level {method}" for method in levels), *(f"line {line}" for line in lines)])
-    ticks = sorted(set(on_it["at"]))
-    n_rows = -(-len(measures) // 2)
-    figure = new_figure(PAGE_WIDTH_INCHES, 0.5 + 1.75 * n_rows, description=description)
-    panels = figure.subplots(n_rows, min(2, len(measures)), sharex=True, squeeze=False).ravel()
-    for axes in panels[len(measures) :]:
-        axes.set_visible(False)
-    for place, (axes, measure) in enumerate(zip(panels, measures, strict=False)):
-        of = table[table["measure"] == measure]
-        for method in levels:
-            style = styles[f"level {method}"]
-            axes.axhline(of.loc[of["method"] == method, "value"].mean(), color=style.colour, linestyle=(0, (4, 2)))
-        for line in lines:
-            style = styles[f"line {line}"]
-            along = of[of["line"].eq(line) & of["at"].notna()]
-            means = along.groupby("at")["value"].mean().sort_index()
-            axes.plot(means.index, means, color=style.colour, linestyle=style.line)
-            for at in ticks:
-                _dots(axes, along.loc[along["at"] == at, "value"].tolist(), at, style, along="y")
-        if setting in _LOGARITHMIC and ticks[0] > 0:
-            axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-        axes.yaxis.grid(visible=True)
-        axes.margins(y=0.12)
-        axes.set_ylabel(_axis_label(of, measure).replace(", ", ",\n"))
-        is_lowest = place + 2 >= len(measures)
-        axes.tick_params(axis="x", labelbottom=is_lowest)
-        axes.set_xlabel(setting_words(setting) if is_lowest else "")
-    named = [
-        *(Line2D([], [], color=styles[f"level {m}"].colour, linestyle=(0, (4, 2)), label=names[m]) for m in levels),
-        *(
-            Line2D([], [], color=style.colour, linestyle=style.line, marker=style.marker, label=_line_words(line))
-            for line in lines
-            if line
-            for style in [styles[f"line {line}"]]
-        ),
-    ]
-    figure.legend(handles=[*named, *_seed_legend(table)], loc="outside upper center", ncols=5)
-    return figure
-
-
-def _dots(axes: Axes, values: list[float], place: float, style: Any, *, along: str) -> None:
-    """Hollow markers for single seeds and, from two on, a filled one for their mean."""
-    if not values:
-        return
-    marks: dict[str, Any] = {"linestyle": "", "marker": style.marker, "color": style.colour}
-
-    def draw(numbers: list[float], **how: Any) -> None:
-        places = [place] * len(numbers)
-        axes.plot(*((numbers, places) if along == "x" else (places, numbers)), **marks, **how)
-
-    draw(values, markersize=5.0, markerfacecolor="white", markeredgewidth=1.0)
-    if len(values) >= _N_TO_SHOW_A_SPREAD:
-        draw([mean_and_std(values).mean], markersize=6.0)
