@@ -14,6 +14,7 @@ from interproto_lib.analysis import (
     ablation_differences,
     ablation_results,
     ablation_table,
+    paper_sweep,
     save_embeddings,
     sweep_states,
     trained_sweeps,
@@ -170,7 +171,7 @@ def write_run(folder, method, seed, dataset, *, accuracy):
     save_embeddings(Embeddings(vectors=vectors, manifest=dataset.manifest), run)
     results = [
         Result(name=f"accuracy/{kind}", value=value, unit="percent", n=20, n_of="pairs")
-        for kind, value in {"C20": accuracy, "any": accuracy + 10, "C30": None}.items()
+        for kind, value in {"C20": accuracy, "any": accuracy and accuracy + 10, "C30": None}.items()
     ]
     rules = EvaluationConfig().__dict__ | {"child_below_years": config.child_below_years}
     write_results(path, "held_out", results, parameters=rules)
@@ -284,3 +285,42 @@ def test_a_run_without_embeddings_says_what_to_run(experiment, tmp_path):
     runs = runs_by_method(tmp_path, "arcface")
     with pytest.raises(RunError, match="02_train"):
         ablation_table(trained_sweeps(runs, {"a": ["arcface"]}, baseline="arcface"), baseline=runs["arcface"][0])
+
+
+def test_runs_without_held_out_people_keep_their_prototypes(tmp_path):
+    dataset = toy_dataset(n_identities=5, n_child=3, n_images=8, n_heldout=0)
+    for method in ("arcface", "k3"):
+        write_run(tmp_path, method, 0, dataset, accuracy=None)
+    runs = runs_by_method(tmp_path, "arcface")
+    table = ablation_table(
+        trained_sweeps(runs, {"a": ["arcface", "k3"]}, baseline="arcface"), baseline=runs["arcface"][0]
+    )
+    assert set(table["measure"]) == {"child-child, prototypes (rms)"}
+    assert len(ablation_results(ablation_differences(table))) == 1
+    with pytest.raises(RunError, match="No sweep has all"):
+        trained_sweeps(runs, {"a": ["arcface", "k4"]}, baseline="arcface")
+
+
+def test_tables_of_the_paper_find_their_sweeps():
+    every = {"arcface": NONE, "child": CHILD, "every": ALL, "cosface": {**NONE, **COSFACE}}
+    every |= {"both": {**CHILD, **COSFACE}, "child_again": {**CHILD, "ip_weight": 2.0}}
+    sweeps = {
+        "ip_weight": ["arcface", "child", "child_again"],
+        "margin": ["arcface", "child", "cosface", "both"],
+        "scope": ["arcface", "child", "every"],
+    }
+    found = trained_sweeps(fake_runs(**every), sweeps, baseline="arcface")
+    assert paper_sweep(found, 5) == {
+        "arcface": "ArcFace",
+        "child": "Inter-Prototype",
+        "every": "Inter-Prototype, all identities",
+    }
+    assert paper_sweep(found, 6) == {
+        "arcface": "ArcFace",
+        "child": "Inter-Prototype",
+        "cosface": "CosFace",
+        "both": "Inter-Prototype + CosFace",
+    }
+    assert paper_sweep({"ip_weight": found["ip_weight"]}, 5) == {}, "one row of the table would stand for two methods"
+    with pytest.raises(ConfigError, match="no Table 9"):
+        paper_sweep(found, 9)

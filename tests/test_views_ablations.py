@@ -12,6 +12,8 @@ from interproto_lib.views import (
     describe_missing_sweeps,
     describe_sweep,
     describe_sweep_settings,
+    describe_without_paper_table,
+    own_columns,
     sweep_figure,
     sweep_table,
 )
@@ -219,3 +221,14 @@ def test_missing_sweeps_are_visible_and_say_what_to_run():
     first, second = text.split("\n")
     assert first.startswith("- **a** is not trained: 2 runs missing (arcface-s1, low-s1). Run notebooks/02_train.ipynb")
     assert second.startswith("- **b** is not trained: 5 runs missing (arcface-s1, x-s0, x-s1, y-s0 and others).")
+
+
+def test_child_adult_sets_of_ours_stand_beside_the_papers():
+    cells = pd.DataFrame({"test_set": ["AgeDB-C20", "any", "C20", "C20", "C30", "LAG"]})
+    assert own_columns(cells, 5) == ["C20", "C30"]
+    assert own_columns(cells[cells["test_set"].isin(["any", "LAG"])], 6) == ["any"]
+    assert own_columns(cells.iloc[:0], 5) == []
+    assert describe_without_paper_table(5) == (
+        "No sweep of this experiment sets the rows of Table 5 side by side (ArcFace, Inter-Prototype, all identities "
+        "and Inter-Prototype)."
+    )
