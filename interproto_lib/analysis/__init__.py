@@ -24,6 +24,13 @@ from interproto_lib.analysis.class_similarity import (
     intra_class_similarity,
     prototype_similarity,
 )
+from interproto_lib.analysis.cohort_comparison import (
+    AgedImages,
+    RunCohortErrors,
+    aged_images,
+    cohort_errors_of_runs,
+    cohort_results,
+)
 from interproto_lib.analysis.cohort_errors import ChildFactor, CohortErrors, child_factor, cohort_error_rates
 from interproto_lib.analysis.cohorts import (
     available_cohorts,
@@ -150,6 +157,7 @@ __all__ = [
     "GAP_MEASURES",
     "MEASURE_COLUMNS",
     "OFFICIAL_PROCEDURE",
+    "AgedImages",
     "BestThresholdResult",
     "BootstrapInterval",
     "CalibratedResult",
@@ -172,6 +180,7 @@ __all__ = [
     "PrototypeFeatureGap",
     "Published",
     "PublishedTable",
+    "RunCohortErrors",
     "ScoredRun",
     "SimilarityMatrix",
     "SimilaritySummary",
@@ -184,6 +193,7 @@ __all__ = [
     "ablation_results",
     "ablation_table",
     "accuracy_at_threshold",
+    "aged_images",
     "available_cohorts",
     "best_threshold_accuracy",
     "bootstrap_accuracy",
@@ -199,8 +209,10 @@ __all__ = [
     "cmc_curve",
     "cmc_curves",
     "cohort_error_rates",
+    "cohort_errors_of_runs",
     "cohort_identities",
     "cohort_matrix",
+    "cohort_results",
     "cohort_similarity",
     "common_rules",
     "comparison_results",

@@ -18,6 +18,14 @@ from interproto_lib.views.ages import (
     describe_pair_kinds,
 )
 from interproto_lib.views.cohort_errors import cohort_error_figure, describe_child_factors, describe_cohort_errors
+from interproto_lib.views.compared_runs import (
+    describe_test_sets,
+    operating_table,
+    paper_rows,
+    roc_curves_of,
+    scores_of_seed,
+    table_of_test_sets,
+)
 from interproto_lib.views.comparison import (
     describe_available_cohorts,
     describe_similarities,
@@ -25,6 +33,7 @@ from interproto_lib.views.comparison import (
     measures_table,
     readable_measures,
 )
+from interproto_lib.views.differences import describe_differences, difference_figure, readable_trials
 from interproto_lib.views.distributions import (
     describe_gaps,
     describe_prototypes_and_features,
@@ -38,13 +47,14 @@ from interproto_lib.views.identification_tables import (
     costs_table,
     describe_costs,
     describe_identification_differences,
+    describe_identification_rates,
     describe_identification_rules,
     describe_identification_tests,
+    describe_judged_epochs,
     describe_published_identification,
     identification_cells,
     identification_rates_table,
     identification_tests_table,
-    paper_row_names,
 )
 from interproto_lib.views.paper_tables import PaperTable, paper_table
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
@@ -103,13 +113,16 @@ __all__ = [
     "describe_cohort_errors",
     "describe_cohorts",
     "describe_costs",
+    "describe_differences",
     "describe_gaps",
     "describe_held_out",
     "describe_identification",
     "describe_identification_differences",
+    "describe_identification_rates",
     "describe_identification_rules",
     "describe_identification_tests",
     "describe_in_short",
+    "describe_judged_epochs",
     "describe_methods",
     "describe_missing_sweeps",
     "describe_optimism",
@@ -126,8 +139,10 @@ __all__ = [
     "describe_similarity",
     "describe_sweep",
     "describe_sweep_settings",
+    "describe_test_sets",
     "describe_training",
     "describe_without_paper_table",
+    "difference_figure",
     "display_names",
     "figure_style",
     "frame_to_latex",
@@ -141,17 +156,21 @@ __all__ = [
     "method_styles",
     "methods_table",
     "new_figure",
+    "operating_table",
     "optimism_figure",
     "own_columns",
     "paired_difference_figure",
-    "paper_row_names",
+    "paper_rows",
     "paper_table",
     "projection_figure",
     "prototype_vs_feature_figure",
     "readable_measures",
+    "readable_trials",
+    "roc_curves_of",
     "roc_figure",
     "save_figure",
     "score_distribution_figure",
+    "scores_of_seed",
     "setting_words",
     "similarity_colours",
     "similarity_distribution_figure",
@@ -161,6 +180,7 @@ __all__ = [
     "sweep_figure",
     "sweep_table",
     "symmetric_limit",
+    "table_of_test_sets",
     "training_curves_figure",
     "write_table_files",
 ]

@@ -43,12 +43,12 @@ def accuracy_figure(cells: pd.DataFrame, *, confidence: float = 0.95) -> Labelle
     """
     cells = _checked(cells, MEASURED_COLUMNS, ["method", "test_set"])
     if cells.empty:
-        return _sentence_figure("No accuracy is measured.")
+        return sentence_figure("No accuracy is measured.")
     styles = method_styles(cells["method"])
     test_sets = list(dict.fromkeys(cells["test_set"]))
     description = f"Accuracy of {listed(list(styles))} on {listed(test_sets)}."
     with figure_style():
-        figure, axes, rows = _rows(cells, styles, description)
+        figure, axes, rows = rows_by_test_set(cells, styles, description)
         for cell in cells.to_dict("records"):
             style, row = styles[cell["method"]], rows[cell["test_set"], cell["method"]]
             if not (pd.isna(cell["low"]) or pd.isna(cell["high"])):
@@ -127,14 +127,14 @@ def optimism_figure(table: pd.DataFrame, *, leak_free: str, official: str) -> La
     """
     both = _both_procedures(table, leak_free, official)
     if both.empty:
-        return _sentence_figure(f"Nothing is judged by both procedures ({leak_free} and {official}).")
+        return sentence_figure(f"Nothing is judged by both procedures ({leak_free} and {official}).")
     styles = method_styles(both["method"])
     description = (
         f"Accuracy by the procedures {leak_free} and {official} for {listed(list(styles))} on "
         f"{listed(list(dict.fromkeys(both['test_set'])))}."
     )
     with figure_style():
-        figure, axes, rows = _rows(both, styles, description)
+        figure, axes, rows = rows_by_test_set(both, styles, description)
         for cell in both.to_dict("records"):
             style, row = styles[cell["method"]], rows[cell["test_set"], cell["method"]]
             ends = [cell[leak_free], cell[official]]
@@ -224,10 +224,19 @@ def _checked(table: pd.DataFrame, columns: tuple[str, ...], key: list[str]) -> p
     return table.loc[table["mean"].notna(), list(columns)]
 
 
-def _rows(
+def rows_by_test_set(
     cells: pd.DataFrame, styles: dict[str, MethodStyle], description: str
 ) -> tuple[LabelledFigure, Axes, dict[tuple[str, str], float]]:
-    """A figure with a group of rows for each test set, and the place of each method in it."""
+    """Make a figure with a group of rows for each test set, and say where each method is in it.
+
+    Args:
+        cells: One row a method and test set, with `method`, `test_set`, and for the labels `n_pairs`, `n_identities`.
+        styles: Method -> style, in the order of the rows.
+        description: What the figure shows, for those who cannot see it.
+
+    Returns:
+        The figure, its axes, and (test set, method) -> place on the vertical axis.
+    """
     groups = {name: [m for m in styles if m in set(g["method"])] for name, g in cells.groupby("test_set", sort=False)}
     rows: dict[tuple[str, str], float] = {}
     centres, row = [], 0.0
@@ -273,7 +282,8 @@ def _interval(cell: dict[Any, Any]) -> str:
     return f" [{number(cell['low'], decimals=1)}, {number(cell['high'], decimals=1)}]"
 
 
-def _sentence_figure(sentence: str) -> LabelledFigure:
+def sentence_figure(sentence: str) -> LabelledFigure:
+    """Make a figure of one line of text, where there is nothing to draw."""
     with figure_style():
         figure = new_figure(PAGE_WIDTH_INCHES, 0.4, description=sentence)
         figure.text(0.01, 0.5, sentence, verticalalignment="center")

@@ -1,0 +1,99 @@
+"""Differences of methods to a baseline on the same pairs and seeds: figure, table and sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.lines import Line2D
+
+from interproto_lib.analysis.trials import CONFIDENCE
+from interproto_lib.views.accuracies import rows_by_test_set, sentence_figure
+from interproto_lib.views.style import LabelledFigure, figure_style, method_styles
+from interproto_lib.views.wording import compared, listed, number, signed
+
+_EMPTY = "There is no other method, or nothing judged, to compare with {baseline}."
+
+
+def difference_figure(differences: pd.DataFrame, *, baseline: str, unit: str = "percentage points") -> LabelledFigure:
+    """Draw each difference to the baseline as a dot with its interval over people and seeds.
+
+    Args:
+        differences: As `interproto_lib.analysis.trial_differences` gives them, methods spelt as they are to be called.
+        baseline: Name of the baseline.
+        unit: Unit of a difference.
+
+    Returns:
+        The figure; the vertical line is no difference. Where there is nothing to compare, a line that says so.
+    """
+    if differences.empty:
+        return sentence_figure(_EMPTY.format(baseline=baseline))
+    styles = method_styles([baseline, *differences["method"]])
+    of_methods = {method: style for method, style in styles.items() if method != baseline}
+    test_sets = list(dict.fromkeys(differences["test_set"]))
+    description = f"Differences of {listed(list(of_methods))} to {baseline} on {listed(test_sets)}."
+    with figure_style():
+        figure, axes, rows = rows_by_test_set(differences, of_methods, description)
+        axes.axvline(0, color="#404040", linewidth=0.9)
+        for row in differences.to_dict("records"):
+            style, place = of_methods[row["method"]], rows[row["test_set"], row["method"]]
+            ends = [row["low"], row["high"]]
+            axes.plot(ends, [place, place], color=style.colour, linewidth=1.2, zorder=1)
+            axes.plot(ends, [place, place], color=style.colour, linestyle="", marker="|", markersize=6)
+            axes.plot([row["difference"]], [place], marker=style.marker, markersize=5.5, color=style.colour)
+        axes.set_xlabel(f"Difference to {baseline}, same seeds and pairs ({unit})")
+        handles = [
+            Line2D([], [], linestyle="", color=s.colour, marker=s.marker, label=name) for name, s in of_methods.items()
+        ]
+        handles.append(
+            Line2D([], [], color="#7F7F7F", linewidth=1.2, label=f"{CONFIDENCE:.0%} interval over {_over(differences)}")
+        )
+        figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def describe_differences(differences: pd.DataFrame, *, baseline: str, unit: str = "percentage points") -> str:
+    """Say how large each difference to the baseline is, and whether it is told from chance.
+
+    Args:
+        differences: As for `difference_figure`.
+        baseline: Name of the baseline.
+        unit: Unit of a difference.
+
+    Returns:
+        A Markdown list of one line a test set and method, after a sentence that says what the intervals hold.
+    """
+    if differences.empty:
+        return _EMPTY.format(baseline=baseline)
+    lines = []
+    for row in differences.to_dict("records"):
+        told = "not told from chance" if row["low"] <= 0 <= row["high"] else "beyond chance"
+        size = compared(row["difference"], decimals=2, unit=f" {unit}")
+        interval = f"[{signed(row['low'], decimals=2)}, {signed(row['high'], decimals=2)}]"
+        test = f"permutation test p = {number(row['p_value'], decimals=3)}"
+        lines.append(f"- {row['test_set']}, {row['method']}: {size} {interval}, {told}; {test}{_over_seeds(row)}.")
+    chance = (
+        f"Differences to {baseline} on the same pairs. The interval ({CONFIDENCE:.0%}) resamples "
+        f"{_over(differences)}; one that holds 0 is not told from chance. Of {len(lines)} comparisons "
+        f"{number(len(lines) * (1 - CONFIDENCE), decimals=1)} would exclude 0 by chance alone. The permutation test "
+        "exchanges the two methods person by person."
+    )
+    return chance + "\n\n" + "\n".join(lines)
+
+
+def readable_trials(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """Spell the methods of a table of trials as people read them; what is recorded keeps the plain names."""
+    return table.assign(method=table["method"].map(names))
+
+
+def _over_seeds(row: Mapping[Any, Any]) -> str:
+    if pd.isna(row["seed_low"]):
+        return ""
+    interval = f"[{signed(row['seed_low'], decimals=2)}, {signed(row['seed_high'], decimals=2)}]"
+    return f"; t-interval over the {row['n_seeds']} seeds alone {interval}"
+
+
+def _over(differences: pd.DataFrame) -> str:
+    people = "people" if (differences["n_identities"] > 0).all() else "people, or pairs where people are unknown,"
+    return people if differences["n_seeds"].max() == 1 else f"{people} and seeds"
