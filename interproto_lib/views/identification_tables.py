@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from interproto_lib.analysis.identified_runs import ModelCosts
-from interproto_lib.analysis.published import MULTIPLY_ADDS, paper_row, published_table
+from interproto_lib.analysis.identified_runs import IdentifiedRun, ModelCosts
+from interproto_lib.analysis.published import MULTIPLY_ADDS, published_table
 from interproto_lib.config import EvaluationConfig
 from interproto_lib.data.identification_tests import ANY_AGE, IdentificationTest, IdentificationTests
-from interproto_lib.runs import RunFolder
 from interproto_lib.views.paper_tables import INFERENCE_PARAMETERS, MEASURED_COLUMNS, TRAINING_PARAMETERS
 from interproto_lib.views.wording import listed, number, signed
 
@@ -68,7 +67,8 @@ def describe_identification_tests(found: IdentificationTests) -> str:
         line = (
             f"- **{name}**: {_counted(n_probes, 'probe')} ({_ages(test.probe_images['age_years'])}), searched among "
             f"{_counted(n_gallery, 'image')} of {n_gallery:,} people ({_ages(test.gallery_images['age_years'])}), "
-            f"{n_others:,} of them distractors. Hash {test.identification.sha256[:_SHOWN_OF_HASH]}…"
+            f"{'none' if n_others == 0 else f'{n_others:,}'} of them a distractor. "
+            f"Hash {test.identification.sha256[:_SHOWN_OF_HASH]}…"
         )
         if name == ANY_AGE:
             line += " This is no child-adult search: ages are not looked at, and nothing follows from it for children."
@@ -134,6 +134,53 @@ def identification_rates_table(rates: pd.DataFrame, names: Mapping[str, str]) ->
     return pd.DataFrame(rows, columns=["set", "method", *(f"rank {k}" for k in ranks)])
 
 
+def describe_judged_epochs(identified: Mapping[str, Sequence[IdentifiedRun]]) -> str:
+    """Say which epoch of each run is judged.
+
+    Args:
+        identified: Method -> its runs, as `interproto_lib.analysis.identify_methods` gives them.
+
+    Returns:
+        A sentence; where sets chose epochs of their own, one each.
+    """
+    told = []
+    for run in (run for runs in identified.values() for run in runs):
+        epochs = set(run.epochs.values())
+        of_sets = [f"{epoch} ({name})" for name, epoch in run.epochs.items()]
+        if epochs:
+            told.append(f"{run.run} {epochs.pop() if len(epochs) == 1 else listed(of_sets)}")
+    return f"Epochs judged: {', '.join(told)}." if told else "No run was judged."
+
+
+def describe_identification_rates(rates: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """Say for each set between which methods the rank-1 rates lie, and what guessing would give.
+
+    Args:
+        rates: As `interproto_lib.analysis.identification_rates` gives it.
+        names: Method -> its name for people.
+
+    Returns:
+        A Markdown list of one line a set; a sentence where there is none.
+    """
+    first = rates[rates["rank"] == 1]
+    if first.empty:
+        return "There are no rates, as nobody was searched for."
+    lines = []
+    for test_set, of_set in first.groupby("test_set", sort=False):
+        ordered = of_set.sort_values("mean", kind="stable").to_dict("records")
+        low, high = ordered[0], ordered[-1]
+        if low["mean"] == high["mean"]:
+            who = names[low["method"]] if len(ordered) == 1 else "every method"
+            found = f"{who} finds {low['mean']:.2f} % of the probes at rank 1"
+        else:
+            found = (
+                f"between {low['mean']:.2f} % ({names[low['method']]}) and {high['mean']:.2f} % "
+                f"({names[high['method']]}) of the probes are found at rank 1"
+            )
+        lines.append(f"- {test_set}: {found}; guessing would find {100 / low['n_gallery']:.2f} %.")
+    return "\n".join(lines)
+
+
 def describe_identification_differences(
     differences: pd.DataFrame, *, baseline: str, names: Mapping[str, str], confidence: float = 0.95
 ) -> str:
@@ -173,32 +220,6 @@ def describe_identification_differences(
     return f"{head}{single}\n\n" + "\n".join(lines)
 
 
-def paper_row_names(
-    methods: Mapping[str, Sequence[RunFolder]], names: Mapping[str, str], *, table: int
-) -> dict[str, str]:
-    """Name the rows of a table of the paper: a method takes the paper's row where it alone stands for it.
-
-    Args:
-        methods: Method -> its runs.
-        names: Method -> its name for people, which it keeps where another method stands for the same row, or the table
-            has no such row.
-        table: Number of the table.
-
-    Returns:
-        Method -> name of its row, all different.
-    """
-    published = published_table(table).rows
-    rows = {method: paper_row(runs[0].config) for method, runs in methods.items()}
-    stands = list(rows.values())
-    taken = {method: row for method, row in rows.items() if row and row in published and stands.count(row) == 1}
-    result: dict[str, str] = {}
-    for method in methods:
-        name = taken.get(method, names[method])
-        clash = method not in taken and (name in published or name in taken.values() or name in result.values())
-        result[method] = f"{name} ({method})" if clash else name
-    return result
-
-
 def identification_cells(
     cells: pd.DataFrame, costs: Mapping[str, ModelCosts], row_names: Mapping[str, str]
 ) -> pd.DataFrame:
@@ -207,7 +228,7 @@ def identification_cells(
     Args:
         cells: As `interproto_lib.analysis.trial_cells` gives it.
         costs: Method -> its costs.
-        row_names: Method -> name of its row.
+        row_names: Method -> name of its row, see `interproto_lib.views.paper_rows`.
 
     Returns:
         A table with the columns `MEASURED_COLUMNS`; costs in millions and billions.
@@ -297,8 +318,8 @@ def _ages(years: pd.Series) -> str:
     known = years.dropna()
     if known.empty:
         return "ages unknown"
-    low, high = f"{known.min():.0f}", f"{known.max():.0f}"
-    told = f"{low} years" if low == high else f"{low} to {high} years"
+    low, high = int(known.min()), int(known.max())  # completed years: 12.9 is below 13
+    told = f"{low} years old" if low == high else f"{low} to {high} years old"
     n_unknown = len(years) - len(known)
     return f"{told}, {n_unknown:,} of unknown age" if n_unknown else told
 
