@@ -36,6 +36,10 @@ change the order of additions, hence the last bits of a result, never its meanin
 it decides which files a run has."""
 
 
+_OF_THE_LOSS = ("ip_reduction", "ip_weight")
+_OF_CHILD_IDENTITIES = ("min_child_images", "child_below_years", "unlabelled_as_years")
+
+
 def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **named: Any) -> Settings:
     """Make settings from the variables of a notebook, where every setting is a parameter.
 
@@ -260,6 +264,33 @@ class TrainConfig:
 
 
 _HINTS: dict[str, Any] = typing.get_type_hints(TrainConfig)
+
+
+def deciding_settings(config: TrainConfig) -> dict[str, Any]:
+    """Give the settings that decide what a training computes, those that mean nothing in it as None.
+
+    Without the Inter-Prototype loss its reduction, its weight and who is a child identity mean nothing; with the loss
+    on all prototypes the latter does not. The seed is left out: it tells repetitions apart, not methods.
+
+    Args:
+        config: The settings of a training.
+
+    Returns:
+        Setting -> value; two trainings of one seed that are equal in all of them compute the same.
+
+    Example:
+        >>> one, other = TrainConfig(ip_weight=1.0), TrainConfig(ip_weight=2.0)
+        >>> one.inter_prototype, deciding_settings(one) == deciding_settings(other)
+        ('none', True)
+    """
+    unused: tuple[str, ...] = ()
+    if config.inter_prototype != "child":
+        unused = _OF_CHILD_IDENTITIES if config.inter_prototype == "all" else (*_OF_THE_LOSS, *_OF_CHILD_IDENTITIES)
+    return {
+        name: None if name in unused else value
+        for name, value in config.to_dict().items()
+        if name != "seed" and name not in UNDECISIVE_SETTINGS
+    }
 
 
 @dataclass(frozen=True, kw_only=True)

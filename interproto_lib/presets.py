@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from interproto_lib.config import UNDECISIVE_SETTINGS, EvaluationConfig, TrainConfig
+from interproto_lib.config import EvaluationConfig, TrainConfig, deciding_settings
 from interproto_lib.errors import ConfigError
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "notebooks" / "presets"
@@ -20,6 +20,9 @@ PRESETS_DIR = Path(__file__).resolve().parents[1] / "notebooks" / "presets"
 
 TRAINING_NOTEBOOK = "02_train"
 """The notebook that is executed once for each method and seed."""
+
+VERIFICATION_NOTEBOOK = "05_verification"
+"""The notebook that scores the runs on further test sets; its section names them for 06 and 07 too."""
 
 ABLATIONS_NOTEBOOK = "07_ablations"
 """The notebook that reads the runs of a preset's ablations beside those of its methods."""
@@ -32,6 +35,8 @@ NOTEBOOK_SECTIONS: dict[str, str] = {
     TRAINING_NOTEBOOK: "train",
     "03_similarity": "similarity",
     "04_prototype_projection": "projection",
+    VERIFICATION_NOTEBOOK: "verification",
+    "06_identification": "identification",
     ABLATIONS_NOTEBOOK: "ablations",
     STORY_NOTEBOOK: "story",
 }
@@ -46,11 +51,11 @@ LIKE = "like"
 """Key of an ablation's settings that names the method whose other settings it has."""
 
 _COMPARING_NOTEBOOKS = (*ANALYSIS_NOTEBOOKS, STORY_NOTEBOOK)
+_JUDGING_NOTEBOOKS = (VERIFICATION_NOTEBOOK, "06_identification")
+_TEST_SETS = ("test_sets", "on_missing")
 _EVALUATION_SETTINGS = tuple(field.name for field in dataclasses.fields(EvaluationConfig))
 _SET_BY_THE_GRAPH = ("experiment", "runs_dir")
 _SET_FOR_EACH_TRAINING = (*_SET_BY_THE_GRAPH, "run", "seed")
-_OF_THE_LOSS = ("ip_reduction", "ip_weight")
-_OF_CHILD_IDENTITIES = ("min_child_images", "child_below_years", "unlabelled_as_years")
 _TOP_LEVEL = ("description", "experiment", "methods", "seeds", *NOTEBOOK_SECTIONS.values())
 _EXPONENT_AS_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 
@@ -110,6 +115,8 @@ class Preset:
             for the analyses and the story, where their section does not set them, `baseline` (the first method),
             `treated` (the others) and `seeds`, so that other runs in the experiment's folder stay out; for the
             ablations `baseline`, `sweeps` and their `seeds`. A preset without sweeps sets its methods side by side.
+            Verification and identification are told by which rules to judge, as the section of the training sets them;
+            identification and ablations which further test sets the section of verification names.
 
         Raises:
             ConfigError: The notebook, the method or the seed is not in the preset, or one is missing or too many.
@@ -138,15 +145,28 @@ class Preset:
 
     def _compared(self, notebook: str, section: Mapping[str, Any]) -> dict[str, Any]:
         baseline = section.get("baseline", next(iter(self.methods)))
+        of_verification = self.sections[NOTEBOOK_SECTIONS[VERIFICATION_NOTEBOOK]]
+        handed_on = {name: of_verification[name] for name in _TEST_SETS if name in of_verification}
         if notebook == ABLATIONS_NOTEBOOK:
             sweeps = {name: list(methods) for name, methods in self.sweeps.items()}
             return {
+                **handed_on,
                 "baseline": baseline,
                 "sweeps": sweeps or {"methods": list(self.methods)},
                 "seeds": list(self.ablation_seeds),
             }
-        treated = [method for method in self.methods if method != baseline]
-        return {"baseline": baseline, "treated": treated, "seeds": list(self.seeds)}
+        compared = {
+            "baseline": baseline,
+            "treated": [method for method in self.methods if method != baseline],
+            "seeds": list(self.seeds),
+        }
+        if notebook not in _JUDGING_NOTEBOOKS:
+            return compared
+        of_training = self.sections[NOTEBOOK_SECTIONS[TRAINING_NOTEBOOK]]
+        rules = {
+            name: of_training[name] for name in (*_EVALUATION_SETTINGS, "child_below_years") if name in of_training
+        }
+        return {**compared, **rules, **handed_on}
 
 
 def list_presets(folder: str | Path = PRESETS_DIR) -> list[str]:
@@ -242,33 +262,6 @@ def read_preset(path_or_name: str | Path) -> Preset:
         ablation_methods=ablation_methods,
         ablation_seeds=_seeds(sweeping["seeds"], f"{where}: ablations.seeds") if "seeds" in sweeping else seeds,
     )
-
-
-def deciding_settings(config: TrainConfig) -> dict[str, Any]:
-    """Give the settings that decide what a training computes, those that mean nothing in it as None.
-
-    Without the Inter-Prototype loss its reduction, its weight and who is a child identity mean nothing; with the loss
-    on all prototypes the latter does not. The seed is left out: it tells repetitions apart, not methods.
-
-    Args:
-        config: The settings of a training.
-
-    Returns:
-        Setting -> value; two trainings of one seed that are equal in all of them compute the same.
-
-    Example:
-        >>> one, other = TrainConfig(ip_weight=1.0), TrainConfig(ip_weight=2.0)
-        >>> one.inter_prototype, deciding_settings(one) == deciding_settings(other)
-        ('none', True)
-    """
-    unused: tuple[str, ...] = ()
-    if config.inter_prototype != "child":
-        unused = _OF_CHILD_IDENTITIES if config.inter_prototype == "all" else (*_OF_THE_LOSS, *_OF_CHILD_IDENTITIES)
-    return {
-        name: None if name in unused else value
-        for name, value in config.to_dict().items()
-        if name != "seed" and name not in UNDECISIVE_SETTINGS
-    }
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -57,6 +57,8 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
     analysis = 'baseline: str = ""  # method\ntreated: list = []  # methods\nseeds: list = []  # seeds\n'
     write("03_similarity", analysis)
     write("04_prototype_projection", analysis)
+    write("05_verification", analysis)
+    write("06_identification", analysis)
     write("07_ablations", analysis.replace("treated: list = []  # methods", "sweeps: dict = {}  # methods"))
     write("00_start_here", analysis, 'print("the story")')
     return folder

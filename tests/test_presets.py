@@ -13,12 +13,12 @@ import yaml
 from fake_graph import PRESET, write_fake_notebooks
 
 from interproto_lib import presets
-from interproto_lib.config import TrainConfig
+from interproto_lib.config import TrainConfig, deciding_settings
 from interproto_lib.errors import ConfigError
-from interproto_lib.presets import deciding_settings, list_presets, read_preset
+from interproto_lib.presets import list_presets, read_preset
 
 REPO = Path(__file__).resolve().parents[1]
-COMPARING = ("03_similarity", "04_prototype_projection", "00_start_here")
+COMPARING = ("03_similarity", "04_prototype_projection", "05_verification", "06_identification", "00_start_here")
 
 
 def write_preset(tmp_path: Path, **changes: object) -> Path:
@@ -266,3 +266,25 @@ def test_the_graph_notices_photographs_that_changed(tmp_path: Path, write_notebo
     assert reproduce("--dry-run") == []
     photograph.write_bytes(b"another picture")
     assert reproduce("--dry-run") == ["01_datasets_and_ages"]
+
+
+def test_rules_and_test_sets_are_said_once_and_handed_on(tmp_path: Path):
+    sets = {"AgeDB-C20": {"pairs": "c20.txt", "images": "agedb", "names": "agedb"}}
+    preset = read_preset(
+        write_preset(
+            tmp_path,
+            train={"verification_threshold": "ten_fold", "epoch_choice": "last", "child_below_years": 12.0},
+            verification={"test_sets": sets, "on_missing": "leave_out"},
+        )
+    )
+    rules = {"verification_threshold": "ten_fold", "epoch_choice": "last", "child_below_years": 12.0}
+    test_sets = {"test_sets": sets, "on_missing": "leave_out"}
+    verification = preset.parameters("05_verification")
+    assert rules.items() <= verification.items()
+    assert test_sets.items() <= verification.items()
+    identification = preset.parameters("06_identification")
+    assert rules.items() <= identification.items()
+    assert test_sets.items() <= identification.items()
+    assert test_sets.items() <= preset.parameters("07_ablations").items()
+    assert not rules.keys() & preset.parameters("07_ablations").keys(), "07 reads the rules from the runs"
+    assert not {*rules, *test_sets} & preset.parameters("03_similarity").keys()

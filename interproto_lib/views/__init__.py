@@ -6,7 +6,6 @@ from interproto_lib.views.ablations import (
     describe_sweep,
     describe_sweep_settings,
     describe_without_paper_table,
-    own_columns,
     setting_words,
     sweep_table,
 )
@@ -21,6 +20,7 @@ from interproto_lib.views.cohort_errors import cohort_error_figure, describe_chi
 from interproto_lib.views.compared_runs import (
     describe_test_sets,
     operating_table,
+    own_columns,
     paper_rows,
     roc_curves_of,
     scores_of_seed,

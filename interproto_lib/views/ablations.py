@@ -10,6 +10,7 @@ import pandas as pd
 from interproto_lib.analysis.ablations import Sweep
 from interproto_lib.analysis.published import published_table
 from interproto_lib.analysis.statistics import PairedDifference, paired_differences
+from interproto_lib.views.compared_runs import CHILD_ADULT_ENDINGS
 from interproto_lib.views.comparison import measure_words, measures_table
 from interproto_lib.views.wording import listed, number, signed
 
@@ -19,9 +20,6 @@ SETTING_WORDS = {
     "embedding_dim": "embedding dimension d",
 }
 """Setting that a sweep may vary -> its name in figures; others keep their own."""
-
-CHILD_ADULT_ENDINGS = ("C20", "C30")
-"""Ends of the names of test sets of child-adult pairs."""
 
 _SHORT_SETTINGS = {"ip_weight": "λ", "min_child_images": "k", "embedding_dim": "d"}
 _LINE_WORDS = {
@@ -192,21 +190,6 @@ def describe_missing_sweeps(states: pd.DataFrame) -> str:
             "`interproto reproduce` with the preset."
         )
     return "\n".join(lines)
-
-
-def own_columns(cells: pd.DataFrame, number: int) -> list[str]:
-    """Choose the test sets of ours that stand beside those of a table of the paper: child-adult pairs.
-
-    Args:
-        cells: As `interproto_lib.analysis.trial_cells` gives them.
-        number: Number of the table.
-
-    Returns:
-        Test sets whose names end in C20 or C30 and that the paper does not have; where none was judged, all others.
-    """
-    published = published_table(number).columns
-    ours = [name for name in dict.fromkeys(cells["test_set"]) if name not in published]
-    return [name for name in ours if name.endswith(CHILD_ADULT_ENDINGS)] or ours
 
 
 def describe_without_paper_table(number: int) -> str:

@@ -18,6 +18,7 @@ from interproto_lib.views.style import (
     figure_style,
     method_styles,
     new_figure,
+    sentence_figure,
 )
 from interproto_lib.views.wording import listed, number, signed
 
@@ -280,11 +281,3 @@ def _interval(cell: dict[Any, Any]) -> str:
     if pd.isna(cell["low"]) or pd.isna(cell["high"]):
         return ""
     return f" [{number(cell['low'], decimals=1)}, {number(cell['high'], decimals=1)}]"
-
-
-def sentence_figure(sentence: str) -> LabelledFigure:
-    """Make a figure of one line of text, where there is nothing to draw."""
-    with figure_style():
-        figure = new_figure(PAGE_WIDTH_INCHES, 0.4, description=sentence)
-        figure.text(0.01, 0.5, sentence, verticalalignment="center")
-    return figure

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from interproto_lib.analysis.published import paper_row
+from interproto_lib.analysis.published import paper_row, published_table
 from interproto_lib.analysis.roc import roc_curve
 from interproto_lib.analysis.scored_runs import JudgedRun
 from interproto_lib.data.evaluation_sets import EvaluationSets
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.verification import JudgedScores, RocCurves
 from interproto_lib.views.wording import listed, number
+
+CHILD_ADULT_ENDINGS = ("C20", "C30")
+"""Ends of the names of test sets of child-adult pairs."""
+
+GENERAL_KINDS = ("adult-adult", "any")
+"""Kinds of pairs of held-out people that compare with general test sets."""
+
+_GENERAL = 4
 
 
 def roc_curves_of(judged: Mapping[str, Sequence[JudgedRun]], names: Mapping[str, str]) -> dict[str, RocCurves]:
@@ -147,3 +155,22 @@ def operating_table(points: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFr
             row[names[cell["method"]]] = text if pd.isna(cell["std"]) else f"{text} ± {number(cell['std'], decimals=2)}"
         rows.append(row)
     return pd.DataFrame(rows, columns=["test set", "measure", *names.values()])
+
+
+def own_columns(cells: pd.DataFrame, number: int) -> list[str]:
+    """Choose the test sets of ours that stand beside those of a table of the paper.
+
+    Args:
+        cells: As `interproto_lib.analysis.trial_cells` gives them.
+        number: Number of the table.
+
+    Returns:
+        Test sets that the paper does not have: for Table 4, which is on general test sets, those whose pairs are not of
+        children; for the others those whose names end in C20 or C30, and where none was judged, all.
+    """
+    published = published_table(number).columns
+    ours = [name for name in dict.fromkeys(cells["test_set"]) if name not in published]
+    child_adult = [name for name in ours if name.endswith(CHILD_ADULT_ENDINGS)]
+    if number == _GENERAL:
+        return [name for name in ours if name in GENERAL_KINDS]
+    return child_adult or ours

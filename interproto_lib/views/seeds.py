@@ -7,7 +7,14 @@ import pandas as pd
 from matplotlib.lines import Line2D
 
 from interproto_lib.analysis.statistics import paired_differences
-from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, method_styles, new_figure
+from interproto_lib.views.style import (
+    PAGE_WIDTH_INCHES,
+    LabelledFigure,
+    figure_style,
+    method_styles,
+    new_figure,
+    sentence_figure,
+)
 from interproto_lib.views.wording import listed, number, signed
 
 
@@ -28,7 +35,7 @@ def paired_difference_figure(
         an empty table, as where there is only the baseline, a line that says so.
     """
     if table.empty:
-        return _nothing_to_compare(f"There is no other method, or nothing measured, to compare with {baseline}.")
+        return sentence_figure(f"There is no other method, or nothing measured, to compare with {baseline}.")
     differences = paired_differences(table, confidence=confidence)
     measures = list(dict.fromkeys(measure for measure, _ in differences))
     styles = method_styles([baseline, *(method for _, method in differences)])
@@ -76,13 +83,6 @@ def paired_difference_figure(
             Line2D([], [], linestyle="", marker="o", color="#7F7F7F", markerfacecolor="white", label="single seed")
         )
         figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    return figure
-
-
-def _nothing_to_compare(sentence: str) -> LabelledFigure:
-    with figure_style():
-        figure = new_figure(PAGE_WIDTH_INCHES, 0.4, description=sentence)
-        figure.text(0.01, 0.5, sentence, verticalalignment="center")
     return figure
 
 

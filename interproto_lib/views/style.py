@@ -177,6 +177,21 @@ def new_figure(
     return figure
 
 
+def sentence_figure(sentence: str) -> LabelledFigure:
+    """Make a figure of one line of text, for where there is nothing to draw.
+
+    Args:
+        sentence: The text.
+
+    Returns:
+        The figure, without axes.
+    """
+    with figure_style():
+        figure = new_figure(PAGE_WIDTH_INCHES, 0.4, description=sentence)
+        figure.text(0.01, 0.5, sentence, verticalalignment="center")
+    return figure
+
+
 def save_figure(figure: Figure, folder: str | Path, name: str) -> list[Path]:
     """Write a figure as PNG, SVG and PDF.
 

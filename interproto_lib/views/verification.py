@@ -21,6 +21,7 @@ from interproto_lib.views.style import (
     figure_style,
     method_styles,
     new_figure,
+    sentence_figure,
 )
 from interproto_lib.views.wording import listed, number
 
@@ -78,11 +79,13 @@ def roc_figure(test_sets: Mapping[str, RocCurves]) -> LabelledFigure:
         test_sets: Name of the test set -> its curves.
 
     Returns:
-        The figure.
+        The figure; where there is nothing to draw, a line that says so.
 
     Raises:
-        ConfigError: There is nothing to draw, or a curve does not rise from (0, 0) to (1, 1).
+        ConfigError: A curve does not rise from (0, 0) to (1, 1).
     """
+    if not any(curves for of_set in test_sets.values() for curves in of_set.curves.values()):
+        return sentence_figure("There are no pairs, hence no curves.")
     _check_curves(test_sets)
     styles = method_styles(method for of_set in test_sets.values() for method in of_set.curves)
     n_seeds = max(len(curves) for of_set in test_sets.values() for curves in of_set.curves.values())
@@ -108,8 +111,6 @@ def roc_figure(test_sets: Mapping[str, RocCurves]) -> LabelledFigure:
 
 
 def _check_curves(test_sets: Mapping[str, RocCurves]) -> None:
-    if not any(curves for of_set in test_sets.values() for curves in of_set.curves.values()):
-        raise ConfigError("There are no ROC curves to draw.")
     for name, of_set in test_sets.items():
         for method, curves in of_set.curves.items():
             for false_match, true_match in curves:
@@ -239,14 +240,11 @@ def score_distribution_figure(scores: Mapping[str, Mapping[str, JudgedScores]]) 
 
     Returns:
         The figure: grey areas are pairs of two people, lines pairs of one person, both of area one; the dashed vertical
-        line is the threshold in use.
-
-    Raises:
-        ConfigError: There is nothing to draw.
+        line is the threshold in use. Where there is nothing to draw, a line that says so.
     """
     everything = [judged for of_set in scores.values() for judged in of_set.values()]
     if not everything:
-        raise ConfigError("There are no scores to draw.")
+        return sentence_figure("There are no pairs, hence no scores.")
     styles = method_styles(method for of_set in scores.values() for method in of_set)
     low, high = (float(f(f(j.cosine) for j in everything)) for f in (min, max))
     smallest = min(int(min(j.same.sum(), (~j.same).sum())) for j in everything)
