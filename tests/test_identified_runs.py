@@ -395,7 +395,13 @@ def test_what_is_said_follows_the_numbers(compared):
     said = describe_identification_differences(told, baseline="arcface", names=NAMES)
     assert "1 of 2 leave out zero. With one seed," in said
     assert "C20, Other: +58.30 points [25.0, 83.0]" in said
-    assert "ArcFace: −1.00 points [−3.0, 1.0], permutation p = 0.500 (6 probes, one seed): not told" in said
+    assert (
+        "ArcFace: −1.00 points [−3.0, 1.0], permutation p = 0.500 (6 probes, one seed): the interval holds zero."
+        in said
+    )
+    assert "Where p is small" not in said
+    split = describe_identification_differences(told.assign(p_value=0.01), baseline="arcface", names=NAMES)
+    assert "Where p is small and the interval holds zero nonetheless" in split
     assert describe_identification_differences(told.iloc[:0], baseline="arcface", names=NAMES).startswith("There is no")
     assert describe_judged_epochs(identified).startswith("Epochs judged: arcface-s0 7, arcface-s1 7,")
     assert "optimistic" in describe_identification_rules(EvaluationConfig(epoch_choice="best_on_test"))

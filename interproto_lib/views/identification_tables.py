@@ -206,18 +206,24 @@ def describe_identification_differences(
             f"- {row['test_set']}, {names[row['method']]}: {signed(row['difference'], decimals=2)} points "
             f"[{number(row['low'], decimals=1)}, {number(row['high'], decimals=1)}], permutation p = "
             f"{row['p_value']:.3f} ({_counted(row['n_pairs'], 'probe')}, {seeds}): "
-            f"{'the interval leaves out zero' if told else 'not told from chance'}."
+            f"{'the interval leaves out zero' if told else 'the interval holds zero'}."
         )
-    head = (
+    several = (differences["n_seeds"] > 1).any()
+    text = (
         f"Rank-1 rate minus that of {names[baseline]}, on the same probes and seeds, with the {confidence:.0%} "
-        f"interval over people; {n_told} of {len(differences)} leave out zero."
+        f"interval over people{' and seeds' if several else ''}; {n_told} of {len(differences)} leave out zero."
     )
-    single = (
-        " With one seed, how much a method differs from training to training is not in it."
-        if (differences["n_seeds"] == 1).any()
-        else ""
-    )
-    return f"{head}{single}\n\n" + "\n".join(lines)
+    if (differences["n_seeds"] == 1).any():
+        text += " With one seed, how much a method differs from training to training is not in it."
+    split = (differences["p_value"] < 1 - confidence) & (differences["low"] <= 0) & (differences["high"] >= 0)
+    if split.any():
+        text += (
+            " Where p is small and the interval holds zero nonetheless, the two answer different questions: the "
+            "permutation exchanges the methods person by person and takes the trainings as they are, the interval asks "
+            "for other people and other seeds too. Such a difference is there in these trainings and need not be in "
+            "others."
+        )
+    return f"{text}\n\n" + "\n".join(lines)
 
 
 def identification_cells(
