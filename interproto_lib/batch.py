@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -247,9 +248,10 @@ def reproduce(
 
     chosen = read_preset(preset)
     folder = experiment_folder(chosen.experiment, runs_dir)
+    source_cache = folder / ".snakemake" / "source-cache"
     arguments = [
         *("--snakefile", str(NOTEBOOKS_DIR / "Snakefile"), "--directory", str(folder), "--cores", str(cores)),
-        *("--runtime-source-cache-path", str(folder / ".snakemake" / "source-cache")),
+        *("--runtime-source-cache-path", str(source_cache)),
         *("--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "params", "input"),
         *("--config", f"preset={chosen.path}", f"runs_dir={Path(runs_dir)}"),
         f"notebooks_dir={Path(notebooks_dir).resolve()}",
@@ -259,6 +261,7 @@ def reproduce(
     busy = f"Experiment {folder.name!r} is being run by another call. Wait for it, or stop it first."
     with file_lock(folder / ".lock", busy=busy):
         _check_graph(chosen, Path(notebooks_dir), runs_dir)
+        shutil.rmtree(source_cache, ignore_errors=True)  # it would keep the Snakefile of the first call for ever
         from snakemake.cli import main as snakemake
 
         before = {path: path.stat().st_mtime_ns for path in folder.glob("notebooks/*.failed.ipynb")}

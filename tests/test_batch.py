@@ -418,8 +418,13 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     assert lines[-1] == f"Report: {report}"
     assert "the story" in report.read_text(encoding="utf-8")
 
-    # A second call does nothing; after a change in one section its notebook alone would run.
+    # A second call does nothing; after a change in one section its notebook alone would run. The Snakefile is always
+    # the project's own, not the one that Snakemake remembers of an earlier call.
     done = graph.log()
+    remembered = [path for path in graph.experiment.glob(".snakemake/source-cache/**/*") if path.is_file()]
+    assert remembered
+    for path in remembered:
+        path.write_text("this is no Snakefile")
     code, out, err = graph.call()
     assert (code, out, err) == (0, f"Report: {report}\n", "")
     graph.set_preset(projection={"baseline": "interproto"})
