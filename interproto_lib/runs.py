@@ -25,7 +25,9 @@ from interproto_lib.files import atomic_write, write_json
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The checkout that the package is run from; relative `runs_dir` settings are relative to it."""
 
-RESERVED_FOLDERS: frozenset[str] = frozenset({"dataset", "notebooks", "figures", "tables", "results", "html"})
+RESERVED_FOLDERS: frozenset[str] = frozenset(
+    {"dataset", "notebooks", "figures", "tables", "results", "protocols", "html"}
+)
 """Folders of an experiment that hold something else than a run."""
 
 _STAMPED_PACKAGES = (

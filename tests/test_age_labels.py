@@ -52,7 +52,8 @@ def test_preset_card_and_reader_agree_on_the_layout(tmp_path: Path, preset: str)
     assert layout[-2:] == [f"{ages.name}/", Path(section["ages"]).name]
     assert Path(section["root"]).parent == Path(section["ages"]).parents[1]
     lines = [f"{k // 2} casia-webface/{k // 2:06d}/{k + 1:08d}.jpg {10 + k}.0 1" for k in range(8)]
-    dataset = read_identity_folder(root, ages=write_list(ages, *lines), image_size=8, heldout_share=0.0)
+    shares = {"heldout_share": 0.0, "validation_share": 0.0}
+    dataset = read_identity_folder(root, ages=write_list(ages, *lines), image_size=8, **shares)
     assert dataset.manifest["age_years"].tolist() == [10.0 + k for k in range(8)]
     assert dataset.settings["ages"]["n_unlabelled"] == 0
 
@@ -63,9 +64,9 @@ def test_rows_without_an_image_are_named_or_dropped_when_asked(tmp_path: Path):
     labels = write_list(tmp_path, *rows)
     named = r"2 of 3 rows match no image in .*: 000001/00000099.jpg \(row 2\), 000009/00000003.jpg \(row 3\)\."
     with pytest.raises(ManifestError, match=rf"{named}.*unmatched_ages='drop'"):
-        read_identity_folder(root, ages=labels, image_size=8)
+        read_identity_folder(root, ages=labels, image_size=8, validation_share=0.0)
     with pytest.warns(UserWarning, match=rf"{named} They are left out"):
-        dataset = read_identity_folder(root, ages=labels, image_size=8, unmatched_ages="drop")
+        dataset = read_identity_folder(root, ages=labels, image_size=8, unmatched_ages="drop", validation_share=0.0)
     found = dataset.settings["ages"]
     assert (found["n_labelled"], found["n_unlabelled"], found["n_rows"], found["n_rows_unmatched"]) == (1, 7, 3, 2)
     assert dataset.manifest.loc[dataset.manifest["path"] == "000000/00000001.jpg", "age_years"].item() == 26.0
@@ -75,7 +76,7 @@ def test_a_list_of_another_dataset_is_refused_even_when_rows_may_be_dropped(tmp_
     root = make_export(tmp_path / "casia-webface")
     labels = write_list(tmp_path, "0 ms1m/0/1.jpg 26.0 1")
     with pytest.raises(ManifestError, match="1 of 1 rows match no image"):
-        read_identity_folder(root, ages=labels, image_size=8, unmatched_ages="drop")
+        read_identity_folder(root, ages=labels, image_size=8, unmatched_ages="drop", validation_share=0.0)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from interproto_lib.devices import resolve_device
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.files import write_arrays
 from interproto_lib.models import Backbone, build_backbone, load_backbone_weights
+from interproto_lib.models.inference import for_inference, inference_batch_size
 from interproto_lib.models.inputs import images_to_input
 from interproto_lib.runs import RunFolder
 
@@ -81,7 +82,7 @@ def embed_images(
     images: np.ndarray,
     *,
     rows: np.ndarray | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     flip: Flip = "none",
     precision: EmbeddingPrecision = "float32",
     device: str | torch.device = "cpu",
@@ -91,10 +92,11 @@ def embed_images(
     """Embed images, each once.
 
     Args:
-        backbone: Network from (b, 3, h, w) in [-1, 1] to (b, d); it is put in evaluation mode and moved to `device`.
+        backbone: Network from (b, 3, h, w) in [-1, 1] to (b, d); a copy of it, made ready for inference
+            (`for_inference`), computes on `device`.
         images: (N, h, w, 3) uint8 RGB, in memory or memory-mapped.
         rows: (n,) positions of the images to embed, in the order wanted; None takes all N.
-        batch_size: Images at a time.
+        batch_size: Images at a time; None takes what the device likes, see `inference_batch_size`.
         flip: `none` as in the official code; `sum`: embeddings of the image and its mirror image are added, as in
             insightface; `concatenate`: one after the other, (n, 2 d).
         precision: `float32`, without autocast, whatever the training used; or `bfloat16` by autocast.
@@ -109,7 +111,8 @@ def embed_images(
         ConfigError: `flip` or `precision` is unknown, or there is no image to embed.
     """
     n_images = len(images) if rows is None else len(rows)
-    parts = (slice(start, start + batch_size) for start in range(0, n_images, batch_size))
+    step = inference_batch_size(device) if batch_size is None else batch_size
+    parts = (slice(start, start + step) for start in range(0, n_images, step))
     batches = (np.array(images[part if rows is None else rows[part]]) for part in parts)
     return _embed_batches(
         backbone,
@@ -128,7 +131,7 @@ def embed_paths(
     source: ImageSource,
     paths: Sequence[str],
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     flip: Flip = "none",
     precision: EmbeddingPrecision = "float32",
     device: str | torch.device = "cpu",
@@ -141,7 +144,7 @@ def embed_paths(
         backbone: See `embed_images`, as for the other arguments.
         source: Where the images are read from.
         paths: The n images to embed.
-        batch_size: Images at a time.
+        batch_size: Images at a time; None takes what the device likes, see `inference_batch_size`.
         flip: What is embedded.
         precision: Numbers that the network computes with.
         device: Where to compute.
@@ -155,7 +158,8 @@ def embed_paths(
         ConfigError: `flip` or `precision` is unknown, or there is no image to embed.
         DatasetError: An image cannot be read.
     """
-    parts = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+    step = inference_batch_size(device) if batch_size is None else batch_size
+    parts = [paths[start : start + step] for start in range(0, len(paths), step)]
     return _embed_batches(
         backbone,
         _read_ahead(source, parts),
@@ -197,7 +201,7 @@ def _embed_batches(
         raise ConfigError(f"precision={precision!r}: must be 'float32' or 'bfloat16'")
     if not n_images:
         raise ConfigError("There are no images to embed")
-    backbone = backbone.to(device).eval()
+    backbone = for_inference(backbone).to(device)
     if channels_last:
         backbone = backbone.to(memory_format=torch.channels_last)
     autocast = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bfloat16")

@@ -68,16 +68,17 @@ def describe_differences(differences: pd.DataFrame, *, baseline: str, unit: str 
         return _EMPTY.format(baseline=baseline)
     lines = []
     for row in differences.to_dict("records"):
-        told = "not told from chance" if row["low"] <= 0 <= row["high"] else "beyond chance"
+        told = "the interval holds zero" if row["low"] <= 0 <= row["high"] else "the interval excludes zero"
         size = compared(row["difference"], decimals=2, unit=f" {unit}")
         interval = f"[{signed(row['low'], decimals=2)}, {signed(row['high'], decimals=2)}]"
         test = f"permutation test p = {number(row['p_value'], decimals=3)}"
         lines.append(f"- {row['test_set']}, {row['method']}: {size} {interval}, {told}; {test}{_over_seeds(row)}.")
     chance = (
         f"Differences to {baseline} on the same pairs. The interval ({CONFIDENCE:.0%}) resamples "
-        f"{_over(differences)}; one that holds 0 is not told from chance. Of {len(lines)} comparisons "
-        f"{number(len(lines) * (1 - CONFIDENCE), decimals=1)} would exclude 0 by chance alone. The permutation test "
-        "exchanges the two methods person by person."
+        f"{_over(differences)}; where it holds zero, the difference is not told from chance. Of {len(lines)} "
+        f"comparisons {number(len(lines) * (1 - CONFIDENCE), decimals=1)} would exclude zero by chance alone. The "
+        "permutation test exchanges the two methods person by person and takes the trainings as they are, so that its "
+        "p can be small where other seeds might well turn the difference round."
     )
     return chance + "\n\n" + "\n".join(lines)
 

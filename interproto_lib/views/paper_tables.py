@@ -287,7 +287,7 @@ def _caption(
     best = "Bold: of the published numbers the highest of a test set"
     if ours["bold"].any():
         best += "; of ours the best where the paired interval of its difference to the others excludes zero"
-    elif len(ours):
+    elif ours[~ours["column"].isin(_UNITS)].groupby("column").size().max() > 1:
         best += "; of ours none, as no difference excludes zero"
     sentences.append(f"{best}.")
     if own_columns:
@@ -341,7 +341,7 @@ def _range(counts: pd.Series[Any]) -> str:
 def _cell(cell: dict[Any, Any], notes: list[str]) -> _Cell:
     has_interval = not pd.isna(cell["low"]) and not pd.isna(cell["high"])
     return _Cell(
-        value=f"{cell['mean']:.2f}",
+        value=f"{cell['mean']:.3g}" if cell["column"] in _UNITS and cell["mean"] < 1 else f"{cell['mean']:.2f}",
         std="" if pd.isna(cell["std"]) else f"{cell['std']:.2f}",
         interval=f"[{cell['low']:.1f}, {cell['high']:.1f}]" if has_interval else "",
         mark=_MARKS[notes.index(cell["note"])] if cell["note"] else "",

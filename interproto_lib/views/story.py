@@ -94,15 +94,18 @@ def describe_bounds(manifest: pd.DataFrame, runs: Mapping[str, Sequence[RunFolde
     """
     every = [run for of_method in runs.values() for run in of_method]
     n_train = manifest.loc[manifest["split"] == "train", "identity"].nunique()
+    n_validation = manifest.loc[manifest["split"] == "validation", "identity"].nunique()
     n_held_out = manifest.loc[manifest["split"] == "heldout", "identity"].nunique()
+    validation = f", {n_validation:,} to choose epochs and thresholds on" if n_validation else ""
     networks = listed([f"`{name}`" for name in dict.fromkeys(run.config.backbone for run in every)])
     epochs = sorted({run.config.epochs for run in every})
     of_source = manifest["source"] == BUILT_IN_SOURCE
     is_drawn = bool(of_source.all())
     pictures = "drawn faces" if is_drawn else "drawn faces and photographs" if of_source.any() else "photographs"
     text = (
-        f"All of this was measured on {pictures}: {n_train:,} people to train on and {n_held_out:,} to test on, with "
-        f"the network {networks} trained for {listed([str(n) for n in epochs])} epoch{'' if epochs == [1] else 's'}."
+        f"All of this was measured on {pictures}: {n_train:,} people to train on{validation} and {n_held_out:,} to "
+        f"test on, with the network {networks} trained for {listed([str(n) for n in epochs])} "
+        f"epoch{'' if epochs == [1] else 's'}."
     )
     if is_drawn:
         text += (
