@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 from fake_graph import PRESET, write_fake_notebooks
+from toy import toy_dataset
 
 from interproto_lib import presets
+from interproto_lib.analysis import published_table
 from interproto_lib.config import TrainConfig, deciding_settings
+from interproto_lib.data import evaluation_sets
 from interproto_lib.errors import ConfigError
 from interproto_lib.presets import list_presets, read_preset
 
@@ -288,3 +291,13 @@ def test_rules_and_test_sets_are_said_once_and_handed_on(tmp_path: Path):
     assert test_sets.items() <= preset.parameters("07_ablations").items()
     assert not rules.keys() & preset.parameters("07_ablations").keys(), "07 reads the rules from the runs"
     assert not {*rules, *test_sets} & preset.parameters("03_similarity").keys()
+
+
+@pytest.mark.parametrize("name", ["paper", "official"])
+def test_published_presets_name_the_test_sets_of_tables_1_2_and_4_and_say_which_are_missing(name: str):
+    verification = read_preset(name).sections["verification"]
+    named = verification["test_sets"]
+    assert set(named) == {*published_table(1).columns, *published_table(4).columns}
+    sets = evaluation_sets(toy_dataset(n_heldout=0), named, on_missing=verification["on_missing"])
+    assert set(sets.missing) == set(named), "nobody has these files here, and none is left out in silence"
+    assert sets.tests == {}

@@ -83,7 +83,7 @@ def test_expected_pairs_are_the_lines_of_the_official_lists(name: str, list_file
 
 
 def test_the_lag_card_names_the_broken_lines():
-    note = next(note for note in read_card("lag").notes if "space" in note)
+    note = next(note for note in read_card("lag").notes if "blank" in note)
     named = [int(number) for number in re.findall(r"\d+", note)][1:]
     file = REPO.parent / "shared" / "reference" / "child_adult_pairs" / "lag.txt"
     if not file.is_file():
