@@ -20,6 +20,8 @@ from interproto_lib.errors import ConfigError, DatasetError
         ("agedb", "StВphaneAudran/15875_StВphaneAudran_48.jpg", "StВphaneAudran", 48.0),
         ("fgnet", "FGNET-aligned/047A05.JPG", "047", 5.0),
         ("fgnet", "001A43b.jpg", "001", 43.0),
+        ("agedb", "JohnnyCash/6472_JohnnyCash_10.png", "JohnnyCash", 10.0),
+        ("fgnet", "FGNET-aligned/047A05.png", "047", 5.0),
         ("folder", "faces/Ann Lee/3.png", "Ann Lee", math.nan),
         ("lfw_file", "Aaron_Eckhart_0001.jpg", "Aaron_Eckhart", math.nan),
         ("lfw_file", "images/Aaron_Eckhart_2.jpg", "Aaron_Eckhart", math.nan),

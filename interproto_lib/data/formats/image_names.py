@@ -47,16 +47,19 @@ class NameLayout:
     read: Callable[[str], NamedImage | None]
 
 
+_ENDING = "(?:jpe?g|png|bmp)"  # aligned copies are often saved as PNG
+
+
 def _read_agedb(path: str) -> NamedImage | None:
     *folders, file = path.split("/")
-    found = re.fullmatch(r"\d+_(.+)_(\d{1,3})\.jpe?g", file, flags=re.IGNORECASE)
+    found = re.fullmatch(rf"\d+_(.+)_(\d{{1,3}})\.{_ENDING}", file, flags=re.IGNORECASE)
     if found is None or not folders or composed(folders[-1]) != composed(found[1]) or int(found[2]) > _MAX_AGE_YEARS:
         return None
     return NamedImage(identity=folders[-1], age_years=float(found[2]))
 
 
 def _read_fgnet(path: str) -> NamedImage | None:
-    found = re.fullmatch(r"(\d{3})A(\d{2})[a-z]?\.jpe?g", path.rpartition("/")[2], flags=re.IGNORECASE)
+    found = re.fullmatch(rf"(\d{{3}})A(\d{{2}})[a-z]?\.{_ENDING}", path.rpartition("/")[2], flags=re.IGNORECASE)
     return None if found is None else NamedImage(identity=found[1], age_years=float(found[2]))
 
 
