@@ -8,7 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interproto_lib.analysis import MEASURE_COLUMNS, JudgingRules, SimilarityMatrix
+from interproto_lib.analysis import (
+    MEASURE_COLUMNS,
+    JudgingRules,
+    SimilarityMatrix,
+    paired_differences,
+    paired_with_baseline,
+)
 from interproto_lib.analysis.held_out import HELD_OUT_COLUMNS
 from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.views import (
@@ -57,8 +63,22 @@ def rules(*, child_below_years=13.0, **evaluation):
     return JudgingRules(evaluation=EvaluationConfig(**evaluation), child_below_years=child_below_years)
 
 
+def over_people(accuracies):
+    """Differences as of trials, their interval the one over seeds; that of a single seed is a point either way."""
+    return pd.DataFrame(
+        [
+            (measure, method, one.mean, *(one.interval or (one.mean - 1, one.mean + 1)), one.n)
+            for (measure, method), one in paired_differences(paired_with_baseline(accuracies, "arcface")).items()
+        ],
+        columns=["test_set", "method", "difference", "low", "high", "n_seeds"],
+    )
+
+
 def described(similarities, accuracies, **evaluation):
-    return describe_in_short(similarities, accuracies, baseline="arcface", rules=rules(**evaluation)).split("\n")
+    told = describe_in_short(
+        similarities, accuracies, over_people(accuracies), baseline="arcface", rules=rules(**evaluation)
+    )
+    return told.split("\n")
 
 
 def in_short(treated, accuracy, *, base=BASE, **options):
@@ -80,7 +100,7 @@ def test_in_short_names_what_fell_and_what_rose():
     assert c20.startswith("  - 20 years or more apart (C20): 80.00 % with ArcFace. ")
     assert c20.endswith(f"{one} 1.50 points higher (interval 1.50 to 1.50).")
     assert c30.endswith(f"75.00 % with ArcFace. {one} 2.00 points lower (interval −2.00 to −2.00).")
-    assert "its 95% interval over 3 seeds holds zero" in chance
+    assert "its 95% interval over 3 seeds (that of an accuracy over people and seeds) holds zero" in chance
 
 
 def test_in_short_flips_with_the_numbers():
@@ -106,10 +126,13 @@ def test_in_short_gives_each_method_a_sentence():
 def test_in_short_tells_chance_from_difference():
     noisy = in_short(changed(BASE, rms=-0.2), changed(ACCURACY, C20=1.5), noise=5.0)
     assert "With Inter-Prototype sum it is 1.50 points higher, not told from chance." in noisy[6]
-    single = in_short(changed(BASE, rms=-0.2), ACCURACY, seeds=(1,))
-    assert "interval" not in "".join(single)
-    assert (
-        single[-1] == "- **Chance.** There is a single seed, so how much of any difference is chance cannot be judged."
+    single = in_short(changed(BASE, rms=-0.2), changed(ACCURACY, C20=1.5, C30=0.5), seeds=(1,))
+    assert "interval" not in "".join(single[:6])
+    assert single[6].endswith("1.50 points higher (interval 0.50 to 2.50).")
+    assert single[7].endswith("0.50 points higher, not told from chance.")
+    assert single[-1] == (
+        "- **Chance.** There is a single seed, so how much trainings differ by chance cannot be judged; the intervals "
+        "of accuracies are over people alone."
     )
     both = pd.concat([measures({"arcface": BASE, "b": BASE}), measures({"c": BASE}, seeds=(0,))])
     assert "One without an interval comes from a single seed" in described(both, measures({"arcface": ACCURACY}))[-1]

@@ -71,7 +71,8 @@ def describe_differences(differences: pd.DataFrame, *, baseline: str, unit: str 
         told = "the interval holds zero" if row["low"] <= 0 <= row["high"] else "the interval excludes zero"
         size = compared(row["difference"], decimals=2, unit=f" {unit}")
         interval = f"[{signed(row['low'], decimals=2)}, {signed(row['high'], decimals=2)}]"
-        test = f"permutation test p = {number(row['p_value'], decimals=3)}"
+        p = "< 0.001" if row["p_value"] < 0.001 else f"= {number(row['p_value'], decimals=3)}"
+        test = f"permutation test p {p}"
         lines.append(f"- {row['test_set']}, {row['method']}: {size} {interval}, {told}; {test}{_over_seeds(row)}.")
     chance = (
         f"Differences to {baseline} on the same pairs. The interval ({CONFIDENCE:.0%}) resamples "

@@ -9,6 +9,7 @@ import pandas as pd
 from interproto_lib.analysis.comparison import paired_with_baseline
 from interproto_lib.analysis.held_out import JudgingRules
 from interproto_lib.analysis.statistics import PairedDifference, mean_and_std, paired_differences
+from interproto_lib.analysis.trials import CONFIDENCE
 from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.comparison import SPLIT_WORDS
@@ -121,31 +122,41 @@ def describe_bounds(manifest: pd.DataFrame, runs: Mapping[str, Sequence[RunFolde
 
 
 def describe_in_short(
-    similarities: pd.DataFrame, accuracies: pd.DataFrame, *, baseline: str, rules: JudgingRules
+    similarities: pd.DataFrame,
+    accuracies: pd.DataFrame,
+    differences: pd.DataFrame,
+    *,
+    baseline: str,
+    rules: JudgingRules,
 ) -> str:
     """Say in a few sentences what an experiment found, and what it could not find out.
 
     Args:
         similarities: As `interproto_lib.analysis.similarity_measures` gives it.
         accuracies: As `interproto_lib.analysis.held_out_accuracies` gives it.
+        differences: Of these accuracies, as `interproto_lib.analysis.trial_differences` gives them.
         baseline: The method that the others are compared with.
         rules: By what rules the runs were judged, as `interproto_lib.analysis.common_rules` gives them.
 
     Returns:
         A Markdown list: whether the baseline puts children closer together than adults; then what became of the
         prototypes and of the features of children, and of the accuracy on child-adult pairs, one sentence a method.
-        Every word follows from the numbers; a difference whose interval over seeds holds zero is called not told from
-        chance.
+        Every word follows from the numbers; a difference whose interval (over seeds, that of an accuracy over people
+        and seeds) holds zero is called not told from chance.
     """
     spelt = display_names(dict.fromkeys([baseline, *similarities["method"], *accuracies["method"]]))
-    of_similarities = _Against(similarities, baseline, spelt)
-    of_accuracies = _Against(accuracies, baseline, spelt, decimals=2, unit=" points", of_value=" %")
+    of_similarities = _Against(
+        similarities, baseline, spelt, paired_differences(paired_with_baseline(similarities, baseline))
+    )
+    of_accuracies = _Against(
+        accuracies, baseline, spelt, _over_people(differences), decimals=2, unit=" points", of_value=" %"
+    )
     parts = [
         _phenomenon(similarities, baseline, spelt[baseline]),
         _prototypes(of_similarities),
         _features(of_similarities),
         _verification(of_accuracies, rules),
-        _certainty([*of_similarities.differences, *of_accuracies.differences], spelt[baseline], n_methods=len(spelt)),
+        _certainty(of_similarities.differences, of_accuracies.differences, spelt[baseline], n_methods=len(spelt)),
     ]
     return "\n".join(f"- {part}" for part in parts)
 
@@ -158,14 +169,14 @@ class _Against:
         measures: pd.DataFrame,
         baseline: str,
         spelt: Mapping[str, str],
+        differences: Mapping[tuple[str, str], PairedDifference],
         *,
         decimals: int = 3,
         unit: str = "",
         of_value: str = "",
     ) -> None:
         self.means = measures[measures["method"] == baseline].groupby("measure")["value"].mean().to_dict()
-        self._by_method = paired_differences(paired_with_baseline(measures, baseline))
-        self.differences = list(self._by_method.values())
+        self._by_method, self.differences = differences, list(differences.values())
         self._name, self._spelt = spelt[baseline], spelt
         self._decimals, self._unit, self._of_value = decimals, unit, of_value
 
@@ -254,17 +265,40 @@ def _verification(against: _Against, rules: JudgingRules) -> str:
     return missing
 
 
-def _certainty(differences: Sequence[PairedDifference], baseline: str, *, n_methods: int) -> str:
-    n_seeds = {difference.n for difference in differences}
+def _over_people(differences: pd.DataFrame) -> dict[tuple[str, str], PairedDifference]:
+    """Differences of accuracies with the interval that resamples people and seeds."""
+    return {
+        (row["test_set"], row["method"]): PairedDifference(
+            differences=(),
+            mean=row["difference"],
+            std=None,
+            interval=(row["low"], row["high"]),
+            confidence=CONFIDENCE,
+            n=row["n_seeds"],
+        )
+        for row in differences.to_dict("records")
+    }
+
+
+def _certainty(
+    of_similarities: Sequence[PairedDifference],
+    of_accuracies: Sequence[PairedDifference],
+    baseline: str,
+    *,
+    n_methods: int,
+) -> str:
+    n_seeds = {difference.n for difference in (*of_similarities, *of_accuracies)}
     if n_methods == 1:
         return f"**Chance.** No other method was trained, so there is nothing to compare {baseline} with."
     if n_seeds <= {1}:
-        return "**Chance.** There is a single seed, so how much of any difference is chance cannot be judged."
+        text = "**Chance.** There is a single seed, so how much trainings differ by chance cannot be judged"
+        return f"{text}; the intervals of accuracies are over people alone." if of_accuracies else f"{text}."
     several = sorted(n_seeds - {1})
     over = f"{several[0]} seeds" if len(several) == 1 else f"{several[0]} to {several[-1]} seeds"
+    people = " (that of an accuracy over people and seeds)" if of_accuracies else ""
     text = (
-        f"**Chance.** A difference is called *not told from chance* where its {differences[0].confidence:.0%} interval "
-        f"over {over} holds zero; for the others the interval is given."
+        f"**Chance.** A difference is called *not told from chance* where its {CONFIDENCE:.0%} interval over {over}"
+        f"{people} holds zero; for the others the interval is given."
     )
     if 1 in n_seeds:
         text += " One without an interval comes from a single seed: chance cannot be judged there."
