@@ -12,7 +12,8 @@ The network is drawn at random, with batch normalisations that know their means.
 pairs, other ones at each turn, dealt to the lists by their lengths; the seconds of a turn are scaled to all pairs (pair
 by pair) and to all unique images (ours). The ratio is that of the same turn. Then ours runs on all lists, in float32
 and in bfloat16, for the accuracies; on IR-SE-50, which takes ten minutes, only with --full, which also runs pair by
-pair on all pairs. A network without training rounds worse in bfloat16 than a trained one.
+pair on all pairs. The network is untrained; how a trained one rounds in
+bfloat16 is another question.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ from interproto_lib.data.formats import describe_images, read_pairs
 from interproto_lib.data.test_set_files import pair_list_set
 from interproto_lib.data.test_sets import ImageSource, VerificationSet
 from interproto_lib.models import build_backbone
-from interproto_lib.models.inference import for_inference, inference_batch_size
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "reference" / "child_adult_pairs"
 SETS = {
@@ -139,10 +139,10 @@ def score_pair_by_pair(backbone: nn.Module, task: Task, pairs: pd.DataFrame) -> 
     return np.array(scores)
 
 
-def score_once(prepared: nn.Module, task: Task, pairs: pd.DataFrame, precision: EmbeddingPrecision) -> np.ndarray:
+def score_once(backbone: nn.Module, task: Task, pairs: pd.DataFrame, precision: EmbeddingPrecision) -> np.ndarray:
     """Cosines of pairs, each image embedded once: what `score_test_sets` does for one epoch of a run."""
     paths = list(dict.fromkeys([*pairs["left"], *pairs["right"]]))
-    vectors = embed_paths(prepared, task.source, paths, precision=precision, batch_size=inference_batch_size("cpu"))
+    vectors = embed_paths(backbone, task.source, paths, precision=precision)
     place = pd.Index(paths)
     return pair_scores(vectors, pd.DataFrame({side: place.get_indexer(pairs[side]) for side in ("left", "right")}))
 
@@ -196,11 +196,11 @@ class Turn:
     difference: dict[EmbeddingPrecision, float]
 
 
-def take_turn(backbone: nn.Module, prepared: nn.Module, task: Task, pairs: pd.DataFrame) -> Turn:
+def take_turn(backbone: nn.Module, task: Task, pairs: pd.DataFrame) -> Turn:
     taken, plain = timed(score_pair_by_pair, backbone, task, pairs)
     an_image, difference = {}, {}
     for precision in PRECISIONS:
-        seconds, scores = timed(score_once, prepared, task, pairs, precision)
+        seconds, scores = timed(score_once, backbone, task, pairs, precision)
         an_image[precision] = seconds / n_images(pairs)
         difference[precision] = float(np.abs(scores - plain).max())
     return Turn(taken / len(pairs), an_image, difference)
@@ -213,17 +213,14 @@ def spread(values: Sequence[float], digits: int) -> str:
 def compare(name: str, task: Task, turns: int, full: bool) -> None:
     """Print the tables of one network."""
     backbone = make_network(name, task)
-    preparing, prepared = timed(for_inference, backbone)
     random = np.random.default_rng(2).normal(size=len(task.pairs))
     searching, expected = timed(accuracies, task, random, accuracy_one_by_one)
     sorting, found = timed(accuracies, task, random, best_accuracy)
     if any(abs(expected[one] - found[one]) > 1e-9 for one in expected):
         raise RuntimeError("The two searches of the best threshold disagree.")
-    once = preparing + sorting
-
     samples = dealt(task, turns + 1, PAIRS_A_TURN.get(name, 24))
     # The first turn loads libraries and is not counted.
-    measured = [take_turn(backbone, prepared, task, pairs) for pairs in samples][1:]
+    measured = [take_turn(backbone, task, pairs) for pairs in samples][1:]
     n_pairs, n_unique = len(task.pairs), n_images(task.pairs)
     agedb = task.pairs[task.pairs["test_set"].str.startswith("AgeDB")]
     plain = [turn.a_pair * n_pairs + searching for turn in measured]
@@ -236,7 +233,7 @@ def compare(name: str, task: Task, turns: int, full: bool) -> None:
     print("|---|---:|---:|---:|---:|")
     print(f"| pair by pair, float32 | {spread(plain, 0)} | | | |")
     for side in PRECISIONS:
-        ours = [turn.an_image[side] * n_unique + once for turn in measured]
+        ours = [turn.an_image[side] * n_unique + sorting for turn in measured]
         of_agedb = [turn.a_pair * len(agedb) / (turn.an_image[side] * n_images(agedb)) for turn in measured]
         ratios = [a / b for a, b in zip(plain, ours, strict=True)]
         difference = max(turn.difference[side] for turn in measured)
@@ -246,16 +243,16 @@ def compare(name: str, task: Task, turns: int, full: bool) -> None:
             flush=True,
         )
     if full or name in ALWAYS_IN_FULL:
-        compare_in_full(backbone, prepared, task, pair_by_pair=full)
+        compare_in_full(backbone, task, pair_by_pair=full)
 
 
-def compare_in_full(backbone: nn.Module, prepared: nn.Module, task: Task, *, pair_by_pair: bool) -> None:
+def compare_in_full(backbone: nn.Module, task: Task, *, pair_by_pair: bool) -> None:
     """Run ours, and where wanted pair by pair, on all pairs; print seconds and accuracies."""
     seconds: dict[str, float] = {}
     scores: dict[str, np.ndarray] = {}
     judged: dict[str, dict[str, float]] = {}
     for side in PRECISIONS:
-        seconds[side], scores[side] = timed(score_once, prepared, task, task.pairs, side)
+        seconds[side], scores[side] = timed(score_once, backbone, task, task.pairs, side)
         judged[side] = accuracies(task, scores[side], best_accuracy)
     if pair_by_pair:
         seconds["pair by pair"], scores["pair by pair"] = timed(score_pair_by_pair, backbone, task, task.pairs)

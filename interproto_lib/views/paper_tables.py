@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from interproto_lib.analysis.published import COST_COLUMNS, MULTIPLY_ADDS, PublishedTable, published_table
+from interproto_lib.analysis.trials import CELL_COLUMNS as TRIAL_COLUMNS
 from interproto_lib.errors import ConfigError, ManifestError
 from interproto_lib.views.table_files import (
     MISSING,
@@ -21,18 +22,7 @@ from interproto_lib.views.table_files import (
 from interproto_lib.views.tables import styled_table
 from interproto_lib.views.wording import listed
 
-MEASURED_COLUMNS = (
-    "method",
-    "test_set",
-    "mean",
-    "std",
-    "n_seeds",
-    "low",
-    "high",
-    "n_pairs",
-    "n_identities",
-    "bold",
-)
+MEASURED_COLUMNS = tuple(column for column in TRIAL_COLUMNS if column != "note")
 """Columns of a table of measured cells, as `paper_table` and the figures of verification take it."""
 
 CELL_COLUMNS = (
