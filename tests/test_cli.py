@@ -105,6 +105,8 @@ def test_an_interruption_ends_the_kernel_and_exits_130(tmp_path, write_notebook,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A runner in the background may ignore the signal, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     kernel = next(int(line.split()[-1]) for line in process.stdout if "kernel" in line)

@@ -162,7 +162,7 @@ def _draw_map(axes: Axes, values: NDArray[np.float64], groups: list[str], norm: 
             )  # fmt: skip
             continue
         background = colours(norm(value))[:3] if value > 0 else (1.0, 1.0, 1.0)
-        text = _percent(value).rstrip("%") if value > 0 else "0"
+        text = _short_percent(value)
         axes.text(column, row, text, ha="center", va="center", fontsize=size, color=_readable_on(background))
     axes.set_xticks(range(n), groups, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(n), groups)
@@ -278,6 +278,14 @@ def _percent(rate: float) -> str:
     if percent < 0.001:
         return f"{percent:.1e}%".replace("e-0", "e−").replace("e-", "e−").replace(".0e", "e")
     return f"{percent:.{1 - math.floor(math.log10(percent))}f}%"
+
+
+def _short_percent(rate: float) -> str:
+    """A percentage that fits into a cell."""
+    percent = 100 * rate
+    if percent == 0 or percent >= 0.01:
+        return _percent(rate).rstrip("%") if percent else "0"
+    return "<.001" if percent < 0.0005 else f"{percent:.3f}"
 
 
 def _times(factor: float) -> str:

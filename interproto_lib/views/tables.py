@@ -33,16 +33,16 @@ def styled_table(
     chosen = {c: f"{{:,.{decimals}f}}" for c in table.columns if pd.api.types.is_float_dtype(table[c])}
     chosen |= {c: "{:,}" for c in table.columns if pd.api.types.is_integer_dtype(table[c])}
     chosen |= dict(formats or {})
-    numeric = [c for c in table.columns if pd.api.types.is_numeric_dtype(table[c])]
+    numeric = [i for i, c in enumerate(table.columns) if pd.api.types.is_numeric_dtype(table[c])]
     renamed = {column: (names or {}).get(column, str(column).replace("_", " ")) for column in table.columns}
     shown = table.rename(columns=renamed)
     styler = shown.style.format({renamed[c]: f for c, f in chosen.items()}, na_rep="–").set_caption(caption)
-    styler = styler.set_properties(subset=[renamed[c] for c in numeric], **{"text-align": "right"})
-    styler = styler.set_table_styles(
-        [
-            {"selector": "caption", "props": "caption-side: top; text-align: left; font-weight: 600; padding: 4px 0;"},
-            {"selector": "th", "props": "text-align: left; font-weight: 600; padding: 2px 10px;"},
-            {"selector": "td", "props": "text-align: left; padding: 2px 10px; font-variant-numeric: tabular-nums;"},
-        ]
-    )
+    styles: list[Any] = [
+        {"selector": "caption", "props": "caption-side: top; text-align: left; font-weight: 600; padding: 4px 0;"},
+        {"selector": "th", "props": "text-align: left; font-weight: 600; padding: 2px 10px;"},
+        {"selector": "td", "props": "text-align: left; padding: 2px 10px; font-variant-numeric: tabular-nums;"},
+    ]
+    # By element and class: the rule for `td` outweighs what is set cell by cell.
+    styles += [{"selector": f"th.col{i}, td.col{i}", "props": "text-align: right;"} for i in numeric]
+    styler = styler.set_table_styles(styles)
     return styler if table.index.name else styler.hide(axis="index")
