@@ -28,7 +28,7 @@ ABLATIONS_NOTEBOOK = "07_ablations"
 """The notebook that reads the runs of a preset's ablations beside those of its methods."""
 
 STORY_NOTEBOOK = "00_start_here"
-"""The notebook that comes last in a batch run and reads what all others found; its HTML is the report."""
+"""The notebook that tells what the runs found; its HTML is the report, which links to those of the others."""
 
 NOTEBOOK_SECTIONS: dict[str, str] = {
     "01_datasets_and_ages": "dataset",

@@ -73,7 +73,12 @@ def test_a_list_of_ones_own_is_calibrated_on_another_or_on_validation_people(dat
         dataset, {"mine": {**lists["mine"], "validation": "theirs"}, "theirs": lists["theirs"]}
     )
     assert "mine" in on_another.tests
-    assert "theirs" not in on_another.tests, "what calibrates is no test"
+    assert "theirs" in on_another.tests, "what calibrates is judged as well"
+    crossed = {"mine": {**lists["mine"], "validation": "theirs"}, "theirs": {**lists["theirs"], "validation": "mine"}}
+    assert {name: one.name for name, one in evaluation_sets(dataset, crossed).validation.items() if name in lists} == {
+        "mine": "theirs",
+        "theirs": "mine",
+    }
     assert on_another.validation["mine"].name == "theirs"
     on_people = evaluation_sets(dataset, {"mine": {**lists["mine"], "validation": "C20"}})
     assert on_people.validation["mine"].name == "validation C20"
@@ -99,6 +104,10 @@ def test_wrong_specifications_are_told(dataset, lists, tmp_path):
         evaluation_sets(dataset, {"mine": {**lists["mine"], "validation": "nobody"}})
     with pytest.raises(ConfigError, match="cannot be called 'C20'"):
         evaluation_sets(dataset, {"C20": lists["mine"]})
+    with pytest.raises(ConfigError, match="cannot be called 'validation C20'"):
+        evaluation_sets(dataset, {"validation C20": lists["mine"]})
+    with pytest.raises(ConfigError, match="calibrated on itself"):
+        evaluation_sets(dataset, {"mine": {**lists["mine"], "validation": "mine"}})
     with pytest.raises(ConfigError, match="must be described by a mapping"):
         evaluation_sets(dataset, {"mine": "mine.txt"})
     with pytest.raises(ConfigError, match="on_missing='ignore'"):

@@ -176,7 +176,10 @@ def test_epochs_that_cannot_be_chosen_are_told(run, dataset, tests, tmp_path):
         identify_methods(
             {"bare": [bare]}, tests, validation={}, evaluation=EvaluationConfig(epoch_choice="best_on_test")
         )
-    found = identify_methods({"bare": [bare]}, tests, validation={})["bare"][0]
+    with pytest.raises(RunError, match="kept no epochs"):
+        identify_methods({"bare": [bare]}, tests, validation={})
+    last = EvaluationConfig(epoch_choice="last")
+    found = identify_methods({"bare": [bare]}, tests, validation={}, evaluation=last)["bare"][0]
     assert found.epochs["C20"] == 2
 
 

@@ -161,7 +161,7 @@ def test_captions_say_how_many_seeds_and_what_is_bold():
     assert "LAG (400 pairs of 60 people)" in three
     assert "of ours" not in three.lower(), "a single method is compared with nothing"
     two = caption(("ArcFace", "LAG", 80.0, {}), ("CosFace", "LAG", 81.0, {}))
-    assert "of ours none, as no difference excludes zero" in two
+    assert "of ours none: no method differs from every other beyond chance" in two
     one = caption(("ArcFace", "LAG", 80.0, {"std": NAN, "n_seeds": 1}))
     assert "Ours: value of 1 seed, in percent. Measured" in one
     assert "brackets" not in one

@@ -12,7 +12,7 @@ from interproto_lib.analysis import embed_images, embed_paths, load_backbone, lo
 from interproto_lib.analysis import scores as module
 from interproto_lib.analysis.scores import SCORED_PAIR_COLUMNS, kept_epochs
 from interproto_lib.config import EvaluationConfig
-from interproto_lib.data import DatasetSource, VerificationSet, held_out_sets
+from interproto_lib.data import DatasetSource, FaceDataset, VerificationSet, held_out_sets
 from interproto_lib.errors import DatasetError, RunError
 from interproto_lib.training import train
 
@@ -122,7 +122,7 @@ def test_a_run_that_kept_no_epochs_is_scored_at_its_last(dataset, tmp_path):
     assert score_test_sets(run, [held_out_sets(dataset)["C20"]])["C20"].epochs == (2,)
 
 
-def test_missing_scores_and_names_that_collide_are_told(run, dataset):
+def test_missing_scores_are_told_and_names_that_look_alike_kept_apart(run, dataset):
     with pytest.raises(RunError, match=r"AgeDB-C20\.parquet is missing.*02_train"):
         load_scores(run, "AgeDB-C20")
     one = held_out_sets(dataset)["C20"]
@@ -133,8 +133,33 @@ def test_missing_scores_and_names_that_collide_are_told(run, dataset):
         for name in ("my set", "my_set")
     )
     score_test_sets(run, [spaced])
-    with pytest.raises(RunError, match="holds the scores of 'my set'"):
-        score_test_sets(run, [underscored])
+    score_test_sets(run, [underscored])
+    assert [load_scores(run, name).test_set for name in ("my set", "my_set")] == ["my set", "my_set"]
+
+
+def test_who_is_in_the_pairs_is_what_the_test_set_says_now(run, dataset, embedded):
+    one = held_out_sets(dataset)["C20"]
+    parts = {"name": one.name, "pairs": one.pairs, "source": one.source}
+    nameless = VerificationSet(images=one.images.assign(identity=None, age_years=np.nan), **parts)
+    before = score_test_sets(run, [nameless])["C20"]
+    assert before.pairs["left_identity"].isna().all()
+    now = score_test_sets(run, [one])["C20"]
+    assert len(embedded) == EPOCHS, "the cosines are the same"
+    assert now.pairs["left_identity"].notna().all()
+
+
+def test_people_who_were_trained_on_are_not_judged(run, dataset):
+    """After the dataset was made anew with another division of the people, or other images."""
+    swapped = {"train": "heldout", "heldout": "train", "validation": "validation"}
+    manifest = dataset.manifest.assign(split=dataset.manifest["split"].map(swapped))
+    divided = FaceDataset(name="toy", folder=None, manifest=manifest, images=dataset.images, settings={})
+    with pytest.raises(RunError, match=r"trained on 8 people who are now held out .*\(first: 'id000'"):
+        score_test_sets(run, [next(iter(held_out_sets(divided).values()))])
+    images = dataset.images.copy()
+    images[0] += 1
+    redrawn = FaceDataset(name="toy", folder=None, manifest=dataset.manifest, images=images, settings={})
+    with pytest.raises(RunError, match="trained on other images"):
+        score_test_sets(run, [held_out_sets(redrawn)["C20"]])
 
 
 @pytest.mark.parametrize("flip", ["none", "sum", "concatenate"])

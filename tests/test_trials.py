@@ -147,7 +147,13 @@ def test_what_cannot_be_judged_is_an_empty_cell_with_its_reason(methods):
     assert trial_differences(trials, "arcface").empty
     runs_of = {method: [SimpleNamespace(name=f"{method}-s0")] for method in ("arcface", "b")}
     records = trial_results(
-        "accuracy", cells, trial_differences(trials, "arcface"), runs_of, baseline="arcface", n_of="pairs", protocol="p"
+        "accuracy",
+        cells,
+        trial_differences(trials, "arcface"),
+        runs_of,
+        baseline="arcface",
+        n_of="pairs",
+        protocols={"C20": "p"},
     )
     assert [(r.value, r.interval) for r in records] == [(None, None)] * 2
     assert all("5 test pairs" in r.note for r in records)
@@ -167,7 +173,9 @@ def test_records_name_what_when_and_how_many(judged):
     trials = pair_trials(judged)
     cells, differences = trial_cells(trials), trial_differences(trials, "arcface")
     runs_of = {method: [SimpleNamespace(name=f"{method}-s{seed}") for seed in range(3)] for method in judged}
-    records = trial_results("accuracy", cells, differences, runs_of, baseline="arcface", n_of="pairs", protocol="rules")
+    records = trial_results(
+        "accuracy", cells, differences, runs_of, baseline="arcface", n_of="pairs", protocols={"C20": "rules"}
+    )
     assert [r.name for r in records] == [
         *(f"accuracy/C20/{method}" for method in judged),
         *(f"accuracy/C20/{method} minus arcface" for method in ("same", "better")),

@@ -135,7 +135,7 @@ def test_in_short_tells_chance_from_difference():
         "of accuracies are over people alone."
     )
     both = pd.concat([measures({"arcface": BASE, "b": BASE}), measures({"c": BASE}, seeds=(0,))])
-    assert "One without an interval comes from a single seed" in described(both, measures({"arcface": ACCURACY}))[-1]
+    assert "With a single seed a similarity has no interval" in described(both, measures({"arcface": ACCURACY}))[-1]
 
 
 def test_in_short_says_what_is_not_there():
@@ -243,7 +243,7 @@ def test_how_far_findings_go_depends_on_the_pictures():
     drawn = bounds("synthetic", seeds=(0, 1, 2))
     assert "measured on drawn faces: 2 people to train on and 1 to test on, with the network `small`" in drawn
     assert "drawings by formula" in drawn
-    assert "With 3 seeds a method" in drawn
+    assert "There are 3 seeds a method" in drawn
     real = bounds("mine", epochs=1)
     assert "measured on photographs: 2 people" in real
     assert "trained for 1 epoch." in real

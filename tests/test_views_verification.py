@@ -214,7 +214,7 @@ def test_accuracies_are_dots_with_their_intervals():
     assert places == sorted(places)
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == ["C20\n(400 pairs, 60 people)", "C30\n(400 pairs, 60 people)"]
-    assert "90% interval over identities" in legend_texts(figure)
+    assert "90% interval over people and seeds" in legend_texts(figure)
     assert "mean over 3 seeds" in axes.get_xlabel()
 
 

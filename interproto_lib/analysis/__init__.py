@@ -67,7 +67,13 @@ from interproto_lib.analysis.embedding import (
     load_embeddings,
     save_embeddings,
 )
-from interproto_lib.analysis.evaluation import OFFICIAL_PROCEDURE, Judgement, chosen_epoch, judge_run
+from interproto_lib.analysis.evaluation import (
+    OFFICIAL_PROCEDURE,
+    TEN_FOLD_PROCEDURE,
+    Judgement,
+    chosen_epoch,
+    judge_run,
+)
 from interproto_lib.analysis.held_out import (
     JudgingRules,
     held_out_check,
@@ -157,6 +163,7 @@ __all__ = [
     "GAP_MEASURES",
     "MEASURE_COLUMNS",
     "OFFICIAL_PROCEDURE",
+    "TEN_FOLD_PROCEDURE",
     "AgedImages",
     "BestThresholdResult",
     "BootstrapInterval",

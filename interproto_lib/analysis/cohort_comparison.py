@@ -13,6 +13,7 @@ from interproto_lib.analysis.cohort_errors import ChildFactor, CohortErrors, chi
 from interproto_lib.analysis.embedding import embed_paths, load_backbone
 from interproto_lib.analysis.scored_runs import JudgedRun
 from interproto_lib.config import EvaluationConfig
+from interproto_lib.data import ADULT_FROM_YEARS
 from interproto_lib.data.evaluation_sets import EvaluationSets
 from interproto_lib.data.test_sets import IMAGE_COLUMNS, ImageSource, VerificationSet
 from interproto_lib.devices import resolve_device
@@ -57,14 +58,15 @@ class RunCohortErrors:
     factor: ChildFactor
 
 
-def aged_images(sets: EvaluationSets) -> list[AgedImages]:
+def aged_images(sets: EvaluationSets, *, target_fmr: float = 1e-3) -> list[AgedImages]:
     """Gather the images of test sets whose people and ages are known: one group for each source of images.
 
     Args:
         sets: The test sets of a comparison.
+        target_fmr: The false match rate that the pairs of images must resolve.
 
     Returns:
-        The groups with images of known age of at least two people; none where ages are unknown.
+        The groups with images of known age, and pairs of two people enough for the target; none where ages are unknown.
     """
     by_source: dict[str, list[VerificationSet]] = {}
     for test in sets.tests.values():
@@ -72,13 +74,12 @@ def aged_images(sets: EvaluationSets) -> list[AgedImages]:
     groups = []
     for tests in by_source.values():
         images = _known(tests)
-        people = images["identity"].nunique()
-        if people < 2:
+        if _n_impostor(images) * target_fmr < 1:
             continue
         calibrating = [sets.validation[test.name] for test in tests if test.name in sets.validation]
         sources = {one.source.key: one.source for one in calibrating}
         calibration = _known(calibrating) if len(sources) == 1 else None
-        enough = calibration is not None and calibration["identity"].nunique() >= 2
+        enough = _n_impostor(calibration) * target_fmr >= 1
         groups.append(
             AgedImages(
                 name=", ".join(test.name for test in tests),
@@ -104,7 +105,8 @@ def cohort_errors_of_runs(
 ) -> dict[str, list[RunCohortErrors]]:
     """Count errors by age for every run, at the threshold where a given share of all pairs of two people match.
 
-    The threshold is set on the images of other people where there are some, so that the rates of the images judged
+    The threshold is set on the images of other people where these have pairs enough for the target, so that the rates
+    of the images judged
     come out higher or lower than the target; all age groups are judged by this one threshold.
 
     Args:
@@ -152,6 +154,7 @@ def cohort_errors_of_runs(
                         group.images,
                         threshold=threshold,
                         child_below_years=child_below_years,
+                        adult_from_years=max(ADULT_FROM_YEARS, child_below_years),
                         device=where,
                     ),
                 )
@@ -203,6 +206,13 @@ def _known(tests: Sequence[VerificationSet]) -> pd.DataFrame:
     images = pd.concat([test.images[list(IMAGE_COLUMNS)] for test in tests], ignore_index=True)
     images = images.dropna().drop_duplicates("path")
     return images.reset_index(drop=True)
+
+
+def _n_impostor(images: pd.DataFrame | None) -> int:
+    """Pairs of images of two people."""
+    if images is None:
+        return 0
+    return (len(images) ** 2 - int((images["identity"].value_counts() ** 2).sum())) // 2
 
 
 def _embed(

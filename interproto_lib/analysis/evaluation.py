@@ -18,6 +18,9 @@ from interproto_lib.errors import RunError
 N_FOLDS = 10
 """Folds of `ten_fold`, and the fewest pairs of one person (and of two) that a test set is judged, or chosen, with."""
 
+TEN_FOLD_PROCEDURE = EvaluationConfig(verification_threshold="ten_fold", epoch_choice="last")
+"""A way to judge that chooses nothing on the pairs judged and needs no validation people."""
+
 OFFICIAL_PROCEDURE = EvaluationConfig(verification_threshold="best_on_test", epoch_choice="best_on_test")
 """How the official code judges: the epoch and the threshold that are best on the very pairs judged (optimistic)."""
 
@@ -59,8 +62,9 @@ def judge_run(
     """Judge a run on all of its test sets.
 
     One epoch is chosen for the run, on the validation pairs of the first test set in the order of `PAIR_KINDS` (C20
-    where there is any), and thresholds for each test set on its own validation pairs. Only `best_on_test` chooses an
-    epoch for each test set. Of equally good epochs the latest is taken.
+    where there is any), and thresholds for each test set on its own validation pairs. A test set that shares people
+    with these validation pairs has its epoch chosen on its own. Only `best_on_test` chooses an epoch on the test set
+    itself. Of equally good epochs the latest is taken.
 
     Args:
         tests: Name of the test set -> its scores.
@@ -78,10 +82,15 @@ def judge_run(
     if not tests:
         return {}
     chosen = chosen_epoch(validation, next(iter(tests.values())).epochs, evaluation)
-    return {
-        name: _judge(scores, validation.get(name), evaluation, _epochs_to_judge(scores, evaluation, chosen))
-        for name, scores in tests.items()
-    }
+    chosen_on = _people(_choosing(validation)) if evaluation.epoch_choice == "validation" else set()
+    judged = {}
+    for name, scores in tests.items():
+        epochs = _epochs_to_judge(scores, evaluation, chosen)
+        if chosen_on & _people(scores):
+            own = validation.get(name)
+            epochs = (_best_epoch(own),) if own is not None and not _why_too_few(own, "validation") else ()
+        judged[name] = _judge(scores, validation.get(name), evaluation, epochs)
+    return judged
 
 
 def chosen_epoch(
@@ -102,17 +111,37 @@ def chosen_epoch(
     """
     if evaluation.epoch_choice == "best_on_test":
         return None
-    if evaluation.epoch_choice == "last" or len(epochs) == 1:
+    if evaluation.epoch_choice == "last" or epochs == (1,):
         return epochs[-1]
-    usable = {name: scores for name, scores in validation.items() if not _why_too_few(scores, "validation")}
-    if not usable:
+    _check_kept(epochs)
+    choosing = _choosing(validation)
+    if choosing is None:
         raise RunError(
             "There are no validation identities with pairs enough to choose an epoch on. Make the dataset with some "
             "(notebook 01: n_validation_identities or validation_share), or judge with epoch_choice='last' and "
             "verification_threshold='ten_fold'."
         )
-    ordered = [name for name in (*PAIR_KINDS, *usable) if name in usable]
-    return _best_epoch(usable[ordered[0]])
+    return _best_epoch(choosing)
+
+
+def _choosing(validation: Mapping[str, PairScores]) -> PairScores | None:
+    """The validation pairs that a run's epoch is chosen on; None where there are none with enough of both classes."""
+    usable = {name: scores for name, scores in validation.items() if not _why_too_few(scores, "validation")}
+    return next((usable[name] for name in (*PAIR_KINDS, *usable) if name in usable), None)
+
+
+def _people(scores: PairScores | None) -> set[str]:
+    if scores is None:
+        return set()
+    return {name for side in ("left", "right") for name in scores.pairs[f"{side}_identity"].dropna()}
+
+
+def _check_kept(epochs: tuple[int, ...]) -> None:
+    if len(epochs) == 1 and epochs[0] > 1:
+        raise RunError(
+            "The run kept no epochs to choose from. Train it with keep_every_epoch=True, or judge with "
+            "epoch_choice='last'."
+        )
 
 
 def _best_epoch(scores: PairScores) -> int:
@@ -123,16 +152,29 @@ def _best_epoch(scores: PairScores) -> int:
 def _epochs_to_judge(scores: PairScores, evaluation: EvaluationConfig, chosen: int | None) -> tuple[int, ...]:
     if chosen is not None:
         return (chosen,)
-    if len(scores.epochs) == 1 and scores.epochs[0] > 1:
-        raise RunError("The run kept no epochs to choose from. Train it with keep_every_epoch=True.")
+    _check_kept(scores.epochs)
     return scores.epochs
 
 
 def _judge(
     scores: PairScores, validation: PairScores | None, evaluation: EvaluationConfig, epochs: tuple[int, ...]
 ) -> Judgement:
+    if not epochs:
+        return _unjudged(scores, scores.epochs[-1], "the epoch would be chosen on people of this very test set")
     at_epochs = [_judge_epoch(scores, validation, evaluation, epoch) for epoch in epochs]
     return max(at_epochs, key=lambda judged: (-1.0 if judged.accuracy is None else judged.accuracy, judged.epoch))
+
+
+def _unjudged(scores: PairScores, epoch: int, reason: str) -> Judgement:
+    return Judgement(
+        test_set=scores.test_set,
+        pairs=scores.pairs,
+        epoch=epoch,
+        scores=scores.at(epoch),
+        threshold=None,
+        correct=None,
+        reason=reason,
+    )
 
 
 def _judge_epoch(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from interproto_lib.analysis.embedding import embed_paths, load_backbone
 from interproto_lib.analysis.verification import pair_scores
 from interproto_lib.config import EvaluationConfig
-from interproto_lib.data.test_sets import VerificationSet
+from interproto_lib.data.datasets import FaceDataset, hash_images
+from interproto_lib.data.test_sets import DatasetSource, VerificationSet
 from interproto_lib.devices import resolve_device
 from interproto_lib.errors import RunError
 from interproto_lib.files import atomic_write
@@ -43,8 +45,8 @@ class PairScores:
         pairs: m rows with the columns `SCORED_PAIR_COLUMNS`; left and right are paths.
         epochs: The epochs scored, rising; the last is the end of training.
         cosines: (number of epochs, m) float32.
-        made_from: What the cosines were computed from: hash of the protocol, image source, `embedding_flip`,
-            `embedding_precision`.
+        made_from: What the cosines were computed from: hash of the protocol, image source and its state,
+            `embedding_flip`, `embedding_precision`.
     """
 
     test_set: str
@@ -107,7 +109,8 @@ def score_test_sets(
     Raises:
         ConfigError: The machine has no such device.
         DatasetError: An image cannot be read, or has another size than the network takes.
-        RunError: Two test sets have one name, or the run is not finished.
+        RunError: Two test sets have one name, the run is not finished, or a test set is of the people of a dataset that
+            is no longer the one that the run was trained on.
         WriteError: The scores cannot be written.
     """
     evaluation = evaluation or EvaluationConfig()
@@ -115,12 +118,16 @@ def score_test_sets(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RunError(f"Two test sets are called {twice[0]!r}; give them different names.")
+    for test_set in test_sets:
+        if isinstance(test_set.source, DatasetSource):
+            _check_trained_on(run, test_set.source.dataset)
     epochs = kept_epochs(run)
     made_from = {test_set.name: _made_from(test_set, evaluation) for test_set in test_sets}
     found = {
-        name: scores
-        for name in names
-        if (scores := _stored(run, name)) and scores.made_from == made_from[name] and scores.epochs == epochs
+        # Who is in the pairs, and how old, is taken from the test set: cosines do not depend on it.
+        one.name: replace(scores, pairs=_scored_pairs(one))
+        for one in test_sets
+        if (scores := _stored(run, one.name)) and scores.made_from == made_from[one.name] and scores.epochs == epochs
     }
     missing = [test_set for test_set in test_sets if test_set.name not in found]
     by_source: dict[str, list[VerificationSet]] = {}
@@ -219,13 +226,32 @@ def _made_from(test_set: VerificationSet, evaluation: EvaluationConfig) -> dict[
     return {
         "protocol": test_set.sha256,
         "source": test_set.source.key,
+        "images": test_set.source.state(list(test_set.images["path"])),
         "embedding_flip": evaluation.embedding_flip,
         "embedding_precision": evaluation.embedding_precision,
     }
 
 
+def _check_trained_on(run: RunFolder, dataset: FaceDataset) -> None:
+    advice = "Train it anew with notebooks/02_train.ipynb under another name, or make the dataset as it was."
+    if run.dataset_info["images_sha256"] != hash_images(dataset):
+        raise RunError(
+            f"Run {run.name!r} was trained on other images than dataset {dataset.name!r} now holds. {advice}"
+        )
+    not_trained = dataset.manifest.loc[dataset.manifest["split"] != "train", "identity"]
+    shared = sorted(set(run.classes["identity"]) & set(not_trained))
+    if shared:
+        raise RunError(
+            f"Run {run.name!r} was trained on {len(shared)} people who are now held out or validate in dataset "
+            f"{dataset.name!r} (first: {', '.join(map(repr, shared[:3]))}). {advice}"
+        )
+
+
 def _file(run: RunFolder, test_set: str) -> Path:
-    return run.path / "scores" / f"{re.sub(r'[^A-Za-z0-9.-]+', '_', test_set)}.parquet"
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", test_set)
+    if plain.replace("_", " ") != test_set:  # another name may look the same
+        plain += f"-{hashlib.sha256(test_set.encode('utf-8')).hexdigest()[:8]}"
+    return run.path / "scores" / f"{plain}.parquet"
 
 
 def _save(run: RunFolder, scores: PairScores) -> None:
@@ -243,8 +269,6 @@ def _stored(run: RunFolder, test_set: str) -> PairScores | None:
     if not path.is_file():
         return None
     frame = pd.read_parquet(path)
-    if frame.attrs.get("test_set") != test_set:
-        raise RunError(f"{path} holds the scores of {frame.attrs.get('test_set')!r}: rename test set {test_set!r}.")
     epochs = {int(match[1]): column for column in frame.columns if (match := _EPOCH_COLUMN.fullmatch(column))}
     epochs[int(frame.attrs["last_epoch"])] = "cosine"
     return PairScores(

@@ -101,9 +101,6 @@ def trial_cells(test_sets: Sequence[Trials]) -> pd.DataFrame:
         seeds, trials and identities, and whether the cell is `bold`: only where it has the highest mean of its test
         set and the paired interval of its difference to every other method, on the same seeds and trials, lies above
         0. A cell that could not be judged is NaN; `note` says why.
-
-    Raises:
-        RunError: The best method of a test set shares no seed with another.
     """
     rows: list[tuple[object, ...]] = []
     for trials in test_sets:
@@ -163,7 +160,7 @@ def trial_results(
     *,
     baseline: str,
     n_of: str,
-    protocol: str,
+    protocols: Mapping[str, str],
 ) -> list[Result]:
     """Turn cells and differences into records.
 
@@ -174,7 +171,7 @@ def trial_results(
         runs: Method -> its runs.
         baseline: The method that the others are compared with.
         n_of: What a trial is, as in `pairs`.
-        protocol: By what rules it was judged.
+        protocols: Test set -> its pairs or probes, and by what rules it was judged.
 
     Returns:
         One result a cell and one a difference.
@@ -192,8 +189,8 @@ def trial_results(
                 interval=(float(cell["low"]), float(cell["high"])) if judged else None,
                 confidence=CONFIDENCE if judged else None,
                 runs=[run.name for run in runs[cell["method"]]],
-                protocol=protocol,
-                note=cell["note"] or f"{cell['n_seeds']} seeds, {cell['n_identities']} identities",
+                protocol=protocols[cell["test_set"]],
+                note=cell["note"] or f"{cell['n_seeds']} seeds, {_people(cell['n_identities'])}",
             )
         )
     for row in differences.to_dict("records"):
@@ -207,8 +204,8 @@ def trial_results(
                 interval=(float(row["low"]), float(row["high"])),
                 confidence=CONFIDENCE,
                 runs=[run.name for method in (baseline, row["method"]) for run in runs[method]],
-                protocol=protocol,
-                note=f"{row['n_seeds']} seeds, {row['n_identities']} identities; permutation p = {row['p_value']:.4f}",
+                protocol=protocols[row["test_set"]],
+                note=f"{row['n_seeds']} seeds, {_people(row['n_identities'])}; p = {row['p_value']:.4f}",
             )
         )
     return results
@@ -222,7 +219,13 @@ def _clearly_best(trials: Trials) -> str | None:
     best = max(means, key=lambda method: means[method])
     for other in means:
         if other != best:
+            if not set(trials.outcomes[other]) & set(trials.outcomes[best]):
+                return None
             before, after = trials.paired(other, best)
             if trials.interval(after - before).low <= 0:
                 return None
     return best
+
+
+def _people(n_identities: int) -> str:
+    return f"{n_identities} identities" if n_identities else "identities unknown, so the interval resamples pairs"

@@ -1,6 +1,6 @@
 """Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
 
-from interproto_lib.data.contents import source_contents
+from interproto_lib.data.contents import files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
 from interproto_lib.data.evaluation_sets import EvaluationSets, evaluation_sets
 from interproto_lib.data.formats.age_labels import read_age_labels
@@ -83,6 +83,7 @@ __all__ = [
     "dataset_settings",
     "describe_images",
     "evaluation_sets",
+    "files_of_test_sets",
     "held_out_sets",
     "identification_set",
     "identification_set_from_pairs",

@@ -53,6 +53,26 @@ def source_contents(root: str | Path, ages: str | Path = "") -> dict[str, Any]:
     }
 
 
+def files_of_test_sets(specifications: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, int, int]]]:
+    """Describe the files that test sets are read from, so that one that appears or changes is noticed.
+
+    Args:
+        specifications: Name -> description of a test set, as `interproto_lib.data.read_test_set` takes it.
+
+    Returns:
+        Name -> path, size and time of the last change of its list or verification file and of its folder of images, as
+        far as they are there. Images that change inside the folder do not show here; scores notice them.
+    """
+    found: dict[str, list[tuple[str, int, int]]] = {}
+    for name, specification in specifications.items():
+        places = [project_path(str(specification[key])) for key in ("pairs", "images", "bin") if key in specification]
+        states = [(place, place.stat()) for place in places if place.exists()]
+        found[str(name)] = [
+            (str(place), 0 if place.is_dir() else state.st_size, state.st_mtime_ns) for place, state in states
+        ]
+    return found
+
+
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Say what is different between two descriptions of `source_contents`.
 

@@ -53,7 +53,7 @@ def evaluation_sets(
             validation identities the pairs that these are calibrated on.
         specifications: Name -> where a test set is read from, as `read_test_set` takes it; with the key `validation` in
             addition, the name of another one of them, or a kind of pair of the dataset's own validation identities,
-            that it is calibrated on. A set that another one is calibrated on is no test set itself.
+            that it is calibrated on. A set that another one is calibrated on is judged itself as well.
         child_below_years: An image of the dataset is a child's below this age in years.
         gap_inclusive: Whether a gap of exactly 20 (30) years is enough for the dataset's "C20" ("C30").
         age_matched: Add for each kind a test set of the dataset in which pairs of two people have the ages of those of
@@ -91,17 +91,20 @@ def evaluation_sets(
     )
     read, calibrated_on, missing = _read(specifications or {}, dataset.image_size, on_missing)
     for name in read:
-        if name in own:
-            raise ConfigError(f"A test set cannot be called {name!r}: that is a kind of pair of the held-out people.")
+        if name in own or name in {one.name for one in own_validation.values()}:
+            raise ConfigError(
+                f"A test set cannot be called {name!r}: that is what pairs of the dataset's people are called."
+            )
     known = {**own_validation, **read}
     for name, validation_name in calibrated_on.items():
+        if validation_name == name:
+            raise ConfigError(f"Test set {name!r} is to be calibrated on itself: name a set of other people.")
         if validation_name not in known and validation_name not in missing:
             raise ConfigError(
                 f"Test set {name!r} is to be calibrated on {validation_name!r}, which is neither another test set nor "
                 f"a kind of pair of the validation identities. There are: {', '.join(known) or 'none'}."
             )
-    for_validation = set(calibrated_on.values())
-    tests = {**own, **{name: one for name, one in read.items() if name not in for_validation}}
+    tests = {**own, **read}
     validation = {name: own_validation[name] for name in own if name in own_validation}
     validation |= {name: known[on] for name, on in calibrated_on.items() if name in read and on in known}
     for name, on in validation.items():

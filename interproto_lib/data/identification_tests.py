@@ -125,7 +125,7 @@ def identification_tests(
     for name, one in sets.tests.items():
         if isinstance(one.source, DatasetSource):
             continue
-        if name in (*_GAPS_YEARS, ANY_AGE):
+        if name in found:
             raise ConfigError(f"A test set cannot be called {name!r}: that is a set of the held-out people.")
         n_nameless = int(one.images["identity"].isna().sum())
         if n_nameless:
@@ -133,7 +133,11 @@ def identification_tests(
                 f"{n_nameless:,} of its {len(one.images):,} images have no identity, which a search needs of all."
             )
             continue
-        made = identification_set_from_pairs(one, seed=seed)
+        try:
+            made = identification_set_from_pairs(one, seed=seed)
+        except DatasetError as error:
+            missing[name] = str(error)
+            continue
         found[name] = IdentificationTest(identification=made, source=one.source)
     for name in [name for name, test in found.items() if test.probe_images["identity"].nunique() < 2]:
         found.pop(name)

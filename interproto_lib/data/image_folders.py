@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import difflib
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -189,6 +190,15 @@ class FolderSource:
     def key(self) -> str:
         """Folder, size and what is done with other sizes: sets of equal keys share their images."""
         return f"{self._folder.root.resolve()} {self._leading_folders} {self.image_size} {self._fit}"
+
+    def state(self, paths: Sequence[str]) -> str:
+        """Describe images without reading them: hash of path, size and time of the last change of each."""
+        digest = hashlib.sha256()
+        for path in paths:
+            file = self._folder.find(path, self._leading_folders)
+            status = None if file is None else file.stat()
+            digest.update(f"{path}\0{status and status.st_size}\0{status and status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
 
     def read(self, paths: Sequence[str]) -> NDArray[np.uint8]:
         """Read the images of these paths, (k, size, size, 3) RGB, in their order, on a few threads.

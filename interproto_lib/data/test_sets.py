@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interproto_lib.data.datasets import FaceDataset
+from interproto_lib.data.datasets import FaceDataset, hash_images
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
 from interproto_lib.data.pair_rules import PAIR_KINDS
 from interproto_lib.data.protocols import Negatives, verification_pairs
@@ -48,6 +48,10 @@ class ImageSource(Protocol):
 
     def read(self, paths: Sequence[str]) -> NDArray[np.uint8]:
         """Read the images of these paths, (k, size, size, 3) RGB, in their order."""
+        ...
+
+    def state(self, paths: Sequence[str]) -> str:
+        """Describe these images without reading them, so that a change of them changes the description."""
         ...
 
 
@@ -133,6 +137,10 @@ class DatasetSource:
                 f"Dataset {self.dataset.name!r} has no image {paths[int(np.flatnonzero(rows < 0)[0])]!r}."
             )
         return np.asarray(self.dataset.images[rows])
+
+    def state(self, paths: Sequence[str]) -> str:
+        """Describe the images: by the hash of all images of the dataset."""
+        return hash_images(self.dataset)
 
     @cached_property
     def _row_of_path(self) -> pd.Index:

@@ -20,7 +20,7 @@ from interproto_lib.views.style import (
     new_figure,
     sentence_figure,
 )
-from interproto_lib.views.wording import listed, number, signed
+from interproto_lib.views.wording import listed, number, resampled_words, signed
 
 OPTIMISM_COLUMNS = ("method", "test_set", "procedure", "mean")
 """Columns of a table of accuracies (percent) by procedure."""
@@ -63,7 +63,9 @@ def accuracy_figure(cells: pd.DataFrame, *, confidence: float = 0.95) -> Labelle
         ]
         if cells["low"].notna().any():
             handles.append(
-                Line2D([], [], color="#7F7F7F", label=f"{confidence:.0%} interval over identities", linewidth=1.2)
+                Line2D(
+                    [], [], color="#7F7F7F", label=f"{confidence:.0%} interval over {_resampled(cells)}", linewidth=1.2
+                )
             )
         low, high = axes.get_xlim()
         if low <= _CHANCE_PERCENT <= high:
@@ -103,8 +105,9 @@ def describe_accuracies(cells: pd.DataFrame, *, confidence: float = 0.95) -> str
     interval = ""
     if cells["low"].notna().any():
         interval = (
-            f" In brackets the {confidence:.0%} interval of each method from resampling identities; whether two "
-            "methods differ follows from the interval of their paired difference, not from whether these overlap."
+            f" In brackets the {confidence:.0%} interval of each method from resampling {_resampled(cells)}; "
+            "whether two methods differ follows from the interval of their paired difference, not from whether these "
+            "overlap."
         )
     return f"Accuracy in percent, {_seeds(cells)}.{interval}\n\n" + "\n".join(lines)
 
@@ -266,8 +269,13 @@ def _size(of_set: pd.DataFrame, before: str = " ") -> str:
         known = of_set[column].dropna().astype(np.int64)
         if len(known):
             low, high = int(known.min()), int(known.max())
-            counts.append(f"{low:,} {what}" if low == high else f"{low:,} to {high:,} {what}")
+            several = f"{low:,} {what}" if low == high else f"{low:,} to {high:,} {what}"
+            counts.append("people unknown" if (what, high) == ("people", 0) else several)
     return f"{before}({', '.join(counts)})"
+
+
+def _resampled(cells: pd.DataFrame) -> str:
+    return resampled_words(cells["n_identities"], cells["n_seeds"])
 
 
 def _seeds(cells: pd.DataFrame) -> str:

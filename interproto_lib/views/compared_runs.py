@@ -115,6 +115,24 @@ def table_of_test_sets(sets: EvaluationSets) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def protocol_words(sets: EvaluationSets, rules: str) -> dict[str, str]:
+    """Say of each test set what its numbers are judged on and by what rules, for records.
+
+    Args:
+        sets: The test sets of a comparison.
+        rules: The rules, as `describe_rules` tells them.
+
+    Returns:
+        Test set -> hash of its pairs, what it is calibrated on, and the rules.
+    """
+    return {
+        name: f"pairs {one.sha256}; validation pairs: "
+        + (f"{sets.validation[name].name} {sets.validation[name].sha256}" if name in sets.validation else "none")
+        + f". {rules}"
+        for name, one in sets.tests.items()
+    }
+
+
 def describe_test_sets(sets: EvaluationSets, epochs: Mapping[str, Sequence[int]]) -> str:
     """Say which test sets there are and which are missing, and which epoch of each run is judged.
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from interproto_lib.analysis.trials import CONFIDENCE
 from interproto_lib.views.accuracies import rows_by_test_set
 from interproto_lib.views.style import LabelledFigure, figure_style, method_styles, sentence_figure
-from interproto_lib.views.wording import compared, listed, number, signed
+from interproto_lib.views.wording import compared, listed, number, resampled_words, signed
 
 _EMPTY = "There is no other method, or nothing judged, to compare with {baseline}."
 
@@ -97,5 +97,4 @@ def _over_seeds(row: Mapping[Any, Any]) -> str:
 
 
 def _over(differences: pd.DataFrame) -> str:
-    people = "people" if (differences["n_identities"] > 0).all() else "people, or pairs where people are unknown,"
-    return people if differences["n_seeds"].max() == 1 else f"{people} and seeds"
+    return resampled_words(differences["n_identities"], differences["n_seeds"])

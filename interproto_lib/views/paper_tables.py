@@ -20,7 +20,7 @@ from interproto_lib.views.table_files import (
     markdown_lines,
 )
 from interproto_lib.views.tables import styled_table
-from interproto_lib.views.wording import listed
+from interproto_lib.views.wording import listed, resampled_words
 
 MEASURED_COLUMNS = tuple(column for column in TRIAL_COLUMNS if column != "note")
 """Columns of a table of measured cells, as `paper_table` and the figures of verification take it."""
@@ -278,7 +278,7 @@ def _caption(
     if ours["bold"].any():
         best += "; of ours the best where the paired interval of its difference to the others excludes zero"
     elif ours[~ours["column"].isin(_UNITS)].groupby("column").size().max() > 1:
-        best += "; of ours none, as no difference excludes zero"
+        best += "; of ours none: no method differs from every other beyond chance"
     sentences.append(f"{best}.")
     if own_columns:
         be = "is a test set" if len(own_columns) == 1 else "are test sets"
@@ -310,12 +310,13 @@ def _about_ours(ours: pd.DataFrame, of: str, confidence: float, number: int) -> 
     spread = "" if seeds == [1] else " ± standard deviation"
     interval = ""
     if accuracies["low"].notna().any():
-        interval = f"; in brackets the {confidence:.0%} interval from resampling identities"
+        interval = f"; in brackets the {confidence:.0%} interval from resampling "
+        interval += resampled_words(accuracies["n_identities"].fillna(0), accuracies["n_seeds"])
     what = "probes" if number == _IDENTIFICATION else "pairs"
     sizes = []
     for column, cells in accuracies.groupby("column", sort=False):
         pairs, people = (_range(cells[name]) for name in ("n_pairs", "n_identities"))
-        sizes.append(f"{column} ({pairs} {what} of {people} people)")
+        sizes.append(f"{column} ({pairs} {what} of {'unknown' if people == '0' else people} people)")
     mean = "mean" if seeds != [1] else "value"
     return [f"Ours{of}: {mean}{spread} of {over}, in percent{interval}. Measured on {listed(sizes)}."]
 

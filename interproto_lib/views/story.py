@@ -118,7 +118,9 @@ def describe_bounds(manifest: pd.DataFrame, runs: Mapping[str, Sequence[RunFolde
     n_seeds = {len({run.seed for run in of_method}) for of_method in runs.values()}
     if max(n_seeds) == 1:
         return f"{text} Each method was trained with one seed: how much of a difference is chance is not known."
-    return f"{text} With {min(n_seeds)} seeds a method an interval is wide: a small difference may be there unseen."
+    few, many = min(n_seeds), max(n_seeds)
+    over = f"{few}" if few == many else f"{few} to {many}"
+    return f"{text} There are {over} seeds a method: a difference smaller than its interval may be there unseen."
 
 
 def describe_in_short(
@@ -301,7 +303,7 @@ def _certainty(
         f"{people} holds zero; for the others the interval is given."
     )
     if 1 in n_seeds:
-        text += " One without an interval comes from a single seed: chance cannot be judged there."
+        text += " With a single seed a similarity has no interval, and that of an accuracy is over people alone."
     return text
 
 

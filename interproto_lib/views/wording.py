@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def number(value: float, *, decimals: int = 3) -> str:
@@ -81,6 +81,24 @@ def listed(words: Sequence[str]) -> str:
     if len(words) <= 1:
         return "".join(words)
     return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def resampled_words(n_identities: Iterable[float], n_seeds: Iterable[float]) -> str:
+    """Say what the intervals of a table resample.
+
+    Args:
+        n_identities: Identities of each row; 0 or missing where they are unknown.
+        n_seeds: Seeds of each row.
+
+    Returns:
+        As in `people and seeds`.
+
+    Example:
+        >>> resampled_words([120, 120], [3, 3]), resampled_words([120, 0], [1, 1])
+        ('people and seeds', 'people, or pairs where people are unknown')
+    """
+    people = "people" if all(n > 0 for n in n_identities) else "people, or pairs where people are unknown"
+    return f"{people}{'' if max(n_seeds, default=1) <= 1 else ' and seeds' if people == 'people' else ', and seeds'}"
 
 
 def cohort_words(cohort: str) -> str:

@@ -288,6 +288,8 @@ def _cuts(names: str, shared: str) -> list[tuple[str, str]]:
         left, right = names[: blank.start()], names[blank.end() :]
         if _is_image(left) and _is_image(right):
             ways.append((left, right))
+    if len(ways) == 1:
+        return ways
     folders = shared.split("/") if shared else []
     for depth in range(len(folders), 0, -1):
         start = "/".join(folders[:depth]) + "/"
