@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from toy import toy_dataset
 
-from interproto_lib.data import FaceDataset, evaluation_sets
+from interproto_lib.analysis import aged_images
+from interproto_lib.data import FaceDataset, evaluation_sets, files_of_test_sets
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 
@@ -135,3 +136,27 @@ def test_a_dataset_without_ages_has_pairs_of_any_kind(dataset):
     sets = evaluation_sets(unlabelled)
     assert list(sets.tests) == ["any"]
     assert pd.isna(sets.tests["any"].images["age_years"]).all()
+
+
+def test_files_of_test_sets_that_appear_or_change_are_noticed(lists, tmp_path):
+    described = {**lists, "LFW": {"bin": str(tmp_path / "lfw.bin")}}
+    before = files_of_test_sets(described)
+    assert before["LFW"] == []
+    assert len(before["mine"]) == 2, "the list and the folder of images"
+    (tmp_path / "lfw.bin").write_bytes(b"x")
+    after = files_of_test_sets(described)
+    assert [size for _, size, _ in after["LFW"]] == [1]
+    assert after["mine"] == before["mine"]
+    (tmp_path / "mine.txt").write_text("other\n")
+    assert files_of_test_sets(described)["mine"] != before["mine"]
+
+
+def test_errors_by_age_take_their_threshold_from_other_people_where_these_have_pairs_enough(dataset):
+    sets = evaluation_sets(dataset)
+    # 3 validation people with 6 images each: 18 * 17 / 2 - 3 * 15 = 108 pairs of two people; 4 held-out: 216
+    (enough,) = aged_images(sets, target_fmr=1 / 108)
+    assert enough.calibration["identity"].nunique() == 3
+    (few,) = aged_images(sets, target_fmr=1 / 150)
+    assert few.calibration is None, "the images judged set the threshold themselves"
+    assert len(few.images) == 24
+    assert aged_images(sets, target_fmr=1 / 300) == []
