@@ -171,6 +171,9 @@ def test_images_that_sets_share_are_embedded_once_an_epoch(run, tests, sets, mon
 def test_epochs_that_cannot_be_chosen_are_told(run, dataset, tests, tmp_path):
     with pytest.raises(RunError, match="no validation identities"):
         identify_methods({"arcface": [run]}, tests, validation={})
+    held_out = evaluation_sets(dataset).tests
+    with pytest.raises(RunError, match="no validation identities"):
+        identify_methods({"arcface": [run]}, tests, validation=held_out)  # the very people searched for
     bare = train(tiny(epochs=2, keep_every_epoch=False), dataset, tmp_path / "bare-s0", progress="none")
     with pytest.raises(RunError, match="'bare-s0' kept no epochs"):
         identify_methods(

@@ -91,7 +91,8 @@ def identify_methods(
 
     The epoch is the one that verification judges too (`chosen_epoch`): by default it is best on pairs of validation
     people. Only `best_on_test` takes for each identification set the epoch with the highest rank-1 rate on that very
-    set, the latest of equally good ones. Images that several sets share are embedded once an epoch.
+    set, the latest of equally good ones. Validation pairs of people who are in a gallery choose nothing. Images that
+    several sets share are embedded once an epoch.
 
     Args:
         methods: Method -> its runs.
@@ -296,7 +297,9 @@ def _identify(
         key: list(dict.fromkeys(path for name in names for path in tests[name].identification.images["path"]))
         for key, names in by_source.items()
     }
-    epochs = _epochs_to_judge(run, validation, evaluation, device, progress) if tests else ()
+    searched = {name for test in tests.values() for name in test.identification.images["identity"]}
+    of_others = {name: one for name, one in validation.items() if not searched & set(one.images["identity"])}
+    epochs = _epochs_to_judge(run, of_others, evaluation, device, progress) if tests else ()
     n_images, report = sum(map(len, images.values())), None
     if progress is not None and n_images:
         report = progress(f"{run.name}, probes and gallery")
