@@ -145,8 +145,10 @@ def test_tar_at_far_by_hand():
 def test_a_target_of_one_negative_is_resolved():
     rng = np.random.default_rng(0)
     scores, same = rng.normal(size=1010), np.arange(1010) < 10
-    assert tar_at_far(scores, same)[0].far == 1 / 1000 or tar_at_far(scores, same)[0].far == 0
-    assert tar_at_far(scores, same)[0].tar is not None
+    second, first = np.sort(scores[~same])[-2:]
+    scores[:3] = (first + 1, (first + second) / 2, second - 0.01)  # one positive above both, between, below
+    resolved = tar_at_far(scores, same)[0]
+    assert (resolved.tar, resolved.far, resolved.threshold) == (2 / 10, 1 / 1000, scores[1])
     too_few = tar_at_far(scores[:-1], same[:-1])[0]
     assert too_few.tar is None
     assert too_few.reason == "999 negative pairs cannot resolve a FAR of 0.001: it takes 1000 or more."

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from interproto_lib.analysis.bootstrap import bootstrap_accuracy
+from interproto_lib.analysis.bootstrap import CONFIDENCE, bootstrap_accuracy
 from interproto_lib.analysis.evaluation import Judgement
 from interproto_lib.analysis.roc import equal_error_rate, roc_auc, tar_at_far
 from interproto_lib.analysis.scored_runs import JudgedRun, ScoredRun, judge_methods
 from interproto_lib.analysis.statistics import mean_and_std
-from interproto_lib.analysis.trials import CONFIDENCE, Trials
+from interproto_lib.analysis.trials import Trials
 from interproto_lib.config import EvaluationConfig
 from interproto_lib.errors import RunError
 

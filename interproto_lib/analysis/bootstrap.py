@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from interproto_lib.errors import ConfigError, DatasetError
 
+CONFIDENCE = 0.95
+"""Confidence of all intervals that the notebooks give."""
+
 _MAX_ROUNDS = 100
 _BLOCK_NUMBERS = 2**22  # of 8 bytes each, held a few times over
 

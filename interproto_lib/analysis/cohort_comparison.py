@@ -106,8 +106,7 @@ def cohort_errors_of_runs(
     """Count errors by age for every run, at the threshold where a given share of all pairs of two people match.
 
     The threshold is set on the images of other people where these have pairs enough for the target, so that the rates
-    of the images judged
-    come out higher or lower than the target; all age groups are judged by this one threshold.
+    of the images judged come out higher or lower than the target; all age groups are judged by this one threshold.
 
     Args:
         methods: Method -> its runs.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interproto_lib.analysis.bootstrap import bootstrap_accuracy
+from interproto_lib.analysis.bootstrap import CONFIDENCE, bootstrap_accuracy
 from interproto_lib.analysis.evaluation import judge_run
 from interproto_lib.analysis.roc import roc_auc
 from interproto_lib.analysis.scores import PairScores, score_test_sets
@@ -33,9 +33,6 @@ HELD_OUT_COLUMNS = (
     "note",
 )
 """Columns of the table that `held_out_check` gives."""
-
-CONFIDENCE = 0.95
-"""Confidence of the intervals of the check."""
 
 _RECORD = "held_out"
 _MADE_BY = "02_train"

@@ -11,13 +11,13 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from interproto_lib.analysis.bootstrap import bootstrap_identification
+from interproto_lib.analysis.bootstrap import CONFIDENCE, bootstrap_identification
 from interproto_lib.analysis.embedding import embed_paths, load_backbone
 from interproto_lib.analysis.evaluation import chosen_epoch
 from interproto_lib.analysis.identification import cmc_curve, identification_ranks, rank_accuracy
 from interproto_lib.analysis.scores import kept_epochs, score_test_sets
 from interproto_lib.analysis.statistics import mean_and_std
-from interproto_lib.analysis.trials import CONFIDENCE, Trials
+from interproto_lib.analysis.trials import Trials
 from interproto_lib.config import EvaluationConfig
 from interproto_lib.data.identification_tests import IdentificationTest
 from interproto_lib.data.test_sets import VerificationSet

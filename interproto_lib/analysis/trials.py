@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interproto_lib.analysis.bootstrap import BootstrapInterval
+from interproto_lib.analysis.bootstrap import CONFIDENCE, BootstrapInterval
 from interproto_lib.analysis.permutation import permutation_test
 from interproto_lib.analysis.statistics import mean_and_std, paired_difference
 from interproto_lib.errors import RunError
@@ -44,9 +44,6 @@ DIFFERENCE_COLUMNS = (
     "n_identities",
 )
 """Columns of `trial_differences`."""
-
-CONFIDENCE = 0.95
-"""Confidence of the intervals."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

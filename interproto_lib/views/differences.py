@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.lines import Line2D
 
-from interproto_lib.analysis.trials import CONFIDENCE
+from interproto_lib.analysis.bootstrap import CONFIDENCE
 from interproto_lib.views.accuracies import rows_by_test_set
 from interproto_lib.views.style import LabelledFigure, figure_style, method_styles, sentence_figure
 from interproto_lib.views.wording import compared, listed, number, resampled_words, signed

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
+from interproto_lib.analysis.bootstrap import CONFIDENCE
 from interproto_lib.analysis.evaluation import N_FOLDS
-from interproto_lib.analysis.held_out import CONFIDENCE, JudgingRules
-from interproto_lib.views.wording import listed
+from interproto_lib.analysis.held_out import JudgingRules
+from interproto_lib.views.wording import embedding_words, listed
 
 CHILD_ADULT_GAPS = {"C20": 20, "C30": 30}
 """Kind of child-adult pair -> years between its two images."""
@@ -58,16 +59,10 @@ def describe_rules(rules: JudgingRules) -> str:
         "best_on_test": "Of all epochs the one is judged that is best on the very pairs judged, for each kind of its "
         "own, as in the official code: it is optimistic.",
     }[evaluation.epoch_choice]
-    flip = {
-        "none": "",
-        "sum": " The embeddings of an image and of its mirror image are added.",
-        "concatenate": " The embeddings of an image and of its mirror image are put one after the other.",
-    }[evaluation.embedding_flip]
-    precision = " Images are embedded in bfloat16." if evaluation.embedding_precision == "bfloat16" else ""
     return (
         f"Pairs of held-out people are judged by the cosine of their embeddings, as far as the ages allow: a child and "
         f"an adult image {apart}, two adults, two children, any two images. A child is below "
-        f"{rules.child_below_years:g} years. {threshold} {epoch}{flip}{precision}"
+        f"{rules.child_below_years:g} years. {threshold} {epoch}{embedding_words(evaluation)}"
     )
 
 

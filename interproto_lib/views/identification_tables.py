@@ -13,7 +13,7 @@ from interproto_lib.analysis.published import MULTIPLY_ADDS, published_table
 from interproto_lib.config import EvaluationConfig
 from interproto_lib.data.identification_tests import ANY_AGE, IdentificationTest, IdentificationTests
 from interproto_lib.views.paper_tables import INFERENCE_PARAMETERS, MEASURED_COLUMNS, TRAINING_PARAMETERS
-from interproto_lib.views.wording import listed, number, signed
+from interproto_lib.views.wording import embedding_words, listed, number, signed
 
 IDENTIFICATION_TABLE = 3
 """Number of the paper's table of identification."""
@@ -97,16 +97,10 @@ def describe_identification_rules(evaluation: EvaluationConfig) -> str:
         "best_on_test": "Of all epochs the one is judged that finds the most probes of a set, for each set its own: it "
         "is optimistic, because it looks at the very probes judged.",
     }[evaluation.epoch_choice]
-    flip = {
-        "none": "",
-        "sum": " The embeddings of an image and of its mirror image are added.",
-        "concatenate": " The embeddings of an image and of its mirror image are put one after the other.",
-    }[evaluation.embedding_flip]
-    precision = " Images are embedded in bfloat16." if evaluation.embedding_precision == "bfloat16" else ""
     return (
         "A probe is found at rank 1 when the image of its person in the gallery is nearer to it, by the cosine of "
         "their embeddings, than the image of anybody else; a tie counts as not found. No threshold is needed. "
-        f"{epoch}{flip}{precision}"
+        f"{epoch}{embedding_words(evaluation)}"
     )
 
 

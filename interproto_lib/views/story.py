@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from interproto_lib.analysis.bootstrap import CONFIDENCE
 from interproto_lib.analysis.comparison import paired_with_baseline
 from interproto_lib.analysis.held_out import JudgingRules
 from interproto_lib.analysis.statistics import PairedDifference, mean_and_std, paired_differences
-from interproto_lib.analysis.trials import CONFIDENCE
 from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.comparison import SPLIT_WORDS

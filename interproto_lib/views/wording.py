@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from interproto_lib.config import EvaluationConfig
+
 
 def number(value: float, *, decimals: int = 3) -> str:
     """Write a number with a true minus sign, and never as minus zero.
@@ -115,3 +117,20 @@ def cohort_words(cohort: str) -> str:
         ('child–adult', 'all images')
     """
     return "all images" if cohort == "all" else cohort.replace("-", "–")
+
+
+def embedding_words(evaluation: EvaluationConfig) -> str:
+    """Say how images were embedded where that is not the plain way, in sentences to put behind others.
+
+    Args:
+        evaluation: By what rules runs are judged.
+
+    Returns:
+        Sentences with a blank before each; empty where images were embedded once each, in float32.
+    """
+    flip = {
+        "none": "",
+        "sum": " The embeddings of an image and of its mirror image are added.",
+        "concatenate": " The embeddings of an image and of its mirror image are put one after the other.",
+    }[evaluation.embedding_flip]
+    return flip + (" Images are embedded in bfloat16." if evaluation.embedding_precision == "bfloat16" else "")
