@@ -80,7 +80,7 @@ def test_names_of_numpy_before_version_2(tmp_path: Path):
     rows = [np.frombuffer(image, dtype=np.uint8).copy() for image in IMAGES]
     content = pickle.dumps((rows, list(np.array(LABELS))), protocol=2)
     older = content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
-    assert older != content or b"numpy.core.multiarray" in content
+    assert b"numpy.core.multiarray" in older
     assert read(tmp_path, older)[0] == IMAGES
 
 
