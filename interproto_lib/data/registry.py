@@ -18,7 +18,10 @@ CARDS_VARIABLE = "INTERPROTO_DATA_MANIFESTS"
 
 ROLES = ("train", "evaluate", "both")
 COUNTS = ("identities", "images", "child_images", "child_classes", "pairs", "pairs_c20", "pairs_c30")
-"""What `DatasetCard.expected` counts; `child_classes` are identities with at least 10 images below 13 years."""
+"""What `DatasetCard.expected` counts; `child_classes` are identities with `MIN_CHILD_IMAGES` images below 13 years."""
+
+MIN_CHILD_IMAGES = 10
+"""From so many child images on the cards count an identity as a child class (the official code's rule)."""
 
 
 @dataclass(frozen=True, kw_only=True)
