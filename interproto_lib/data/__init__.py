@@ -1,5 +1,6 @@
 """Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
 
+from interproto_lib.data.collections import EncodedImages, FolderImages, ImageCollection
 from interproto_lib.data.contents import files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
 from interproto_lib.data.evaluation_sets import EvaluationSets, evaluation_sets
@@ -66,13 +67,16 @@ __all__ = [
     "SPLITS",
     "DatasetCard",
     "DatasetSource",
+    "EncodedImages",
     "EvaluationSets",
     "FaceDataset",
+    "FolderImages",
     "FolderSource",
     "IdentificationSet",
     "IdentificationTest",
     "IdentificationTests",
     "IdentityFolderSettings",
+    "ImageCollection",
     "ImageSource",
     "ManifestSummary",
     "VerificationSet",
