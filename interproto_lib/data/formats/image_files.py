@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import stat
+import io
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from interproto_lib.data.collections import read_file_bytes
 from interproto_lib.errors import DatasetError
 
 Fit = Literal["error", "pad", "crop", "stretch"]
@@ -29,12 +30,7 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
 
 
 def read_image(file: str | Path) -> Image.Image:
-    """Read an image file as 8-bit RGB.
-
-    What is done with images that are not plain RGB: grey, palette, CMYK (without colour profile) and black-and-white
-    images are converted; transparent parts become black; 16-bit grey is scaled from its full range 0..65535 to 0..255;
-    an EXIF orientation is applied. Images with 32-bit pixels or several frames are refused, since it is not clear what
-    is meant. Pillow's protection against decompression bombs is an error.
+    """Read an image file as 8-bit RGB, as `decode_image_bytes` does.
 
     Args:
         file: The image; its content decides how it is read, not its ending.
@@ -45,29 +41,42 @@ def read_image(file: str | Path) -> Image.Image:
     Raises:
         DatasetError: The file cannot be read as an image; the message is the reason, without the file's name.
     """
-    path = Path(file)
+    return decode_image_bytes(read_file_bytes(file))
+
+
+def decode_image_bytes(content: bytes) -> Image.Image:
+    """Decode an encoded image as 8-bit RGB.
+
+    What is done with images that are not plain RGB: grey, palette, CMYK (without colour profile) and black-and-white
+    images are converted; transparent parts become black; 16-bit grey is scaled from its full range 0..65535 to 0..255;
+    an EXIF orientation is applied. Images with 32-bit pixels or several frames are refused, since it is not clear what
+    is meant. Above Pillow's limit against decompression bombs (89 million pixels) an image is refused by what its
+    header says, before any memory is taken for its pixels.
+
+    Args:
+        content: The content of an image file, in one of the formats JPEG, PNG, BMP, PNM, WebP and TIFF.
+
+    Returns:
+        The picture, mode "RGB".
+
+    Raises:
+        DatasetError: It cannot be read as an image; the message is the reason.
+    """
+    if not content:
+        raise DatasetError("the image is empty (0 bytes)")
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DatasetError("not a file")
-        if status.st_size == 0:
-            raise DatasetError("the file is empty (0 bytes)")
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             image_format = image.format
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
+                raise DatasetError(f"has {image.width} x {image.height} pixels, above Pillow's limit for safe reading")
             n_frames = getattr(image, "n_frames", 1)
             if n_frames > 1 and image_format != "MPO":  # the further frames of a camera's MPO are previews
                 raise DatasetError(f"holds {n_frames} frames, expected a single image")
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
-                raise DatasetError(f"has {image.width} x {image.height} pixels, above Pillow's limit for safe reading")
             image.load()
             upright = ImageOps.exif_transpose(image) if image.getexif().get(_ORIENTATION_TAG, 1) != 1 else image
             return _as_rgb(upright, image_format)
     except DatasetError:
         raise
-    except FileNotFoundError:
-        raise DatasetError("the file does not exist, or is a link to nowhere") from None
-    except PermissionError:
-        raise DatasetError("no permission to read it") from None
     except Image.UnidentifiedImageError:
         raise DatasetError("not an image of a known format, whatever its ending says") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
