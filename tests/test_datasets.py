@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interproto_lib.data import datasets
+from interproto_lib.data import datasets, image_arrays
 from interproto_lib.data.datasets import (
     FaceDataset,
     hash_images,
@@ -103,7 +103,7 @@ def test_bad_manifest_name_and_settings_are_refused():
 
 
 def test_a_saved_dataset_reads_back_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(datasets, "_BLOCK_BYTES", 500)  # several blocks of two images, the last one short
+    monkeypatch.setattr(image_arrays, "BLOCK_BYTES", 500)  # several blocks of two images, the last one short
     dataset = make_dataset(n=11)
     saved = save_dataset(dataset, tmp_path / "deep" / "toy")
     assert names(tmp_path / "deep" / "toy") == ["dataset.json", "images.npy", "manifest.parquet"]
@@ -139,7 +139,7 @@ def test_the_hash_of_images_is_one_in_memory_and_on_disk(tmp_path: Path, monkeyp
     dataset = make_dataset(n=11)
     assert dataset.images_sha256 is None
     in_memory = hash_images(dataset)
-    monkeypatch.setattr(datasets, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(image_arrays, "BLOCK_BYTES", 500)
     assert hash_images(dataset) == in_memory, "blocks play no part"
     saved = save_dataset(dataset, tmp_path)
     file = hashlib.sha256((tmp_path / "images.npy").read_bytes()).hexdigest()
@@ -286,7 +286,7 @@ def test_a_failed_write_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pyte
         raise OSError(number, os.strerror(number))
 
     target: dict[str, tuple[Any, str]] = {
-        "images": (datasets, "_write_images"),
+        "images": (datasets, "write_images"),
         "manifest": (pd.DataFrame, "to_parquet"),
         "sync": (os, "fsync"),
     }

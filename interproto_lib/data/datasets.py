@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import math
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from interproto_lib.data.manifests import SPLITS, read_manifest, validate_manifest
+from interproto_lib.data.image_arrays import file_sha256, npy_blocks, sync_file, write_images
+from interproto_lib.data.manifests import MANIFEST_COLUMNS, SPLITS, validate_manifest
+from interproto_lib.data.tables import read_table
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
 from interproto_lib.files import atomic_write
 
@@ -25,6 +24,8 @@ FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.parquet"
 IMAGES_FILE = "images.npy"
 INDEX_FILE = "dataset.json"
+PACKING_FOLDER = "packing"
+"""What a packing that is not finished keeps in the dataset's folder."""
 
 _INDEX_TYPES: dict[str, type] = {
     "format_version": int,
@@ -35,7 +36,6 @@ _INDEX_TYPES: dict[str, type] = {
     "images_sha256": str,
     "manifest_sha256": str,
 }
-_BLOCK_BYTES = 2**24
 _HOW_TO_MAKE = "Run notebooks/01_datasets_and_ages.ipynb to make it."
 _HOW_TO_REMAKE = "Make it again with notebooks/01_datasets_and_ages.ipynb."
 
@@ -70,7 +70,8 @@ class FaceDataset:
         if not self.name.strip():
             raise DatasetError("A dataset needs a name.")
         what = f"dataset {self.name!r}"
-        object.__setattr__(self, "manifest", validate_manifest(self.manifest, where=f"the manifest of {what}"))
+        where = f"the manifest of {what}" + ("" if self.folder is None else f" in {self.folder}")
+        object.__setattr__(self, "manifest", validate_manifest(self.manifest, where=where))
         _check_images(self.images, len(self.manifest), what)
         try:
             json.dumps(self.settings, allow_nan=False, ensure_ascii=False).encode("utf-8")
@@ -116,30 +117,53 @@ def save_dataset(dataset: FaceDataset, folder: str | Path) -> FaceDataset:
         WriteError: A file cannot be written (no permission, full disk).
     """
     target = Path(folder)
-    index: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "name": dataset.name,
-        "n_images": len(dataset),
-        "image_size": dataset.image_size,
-        "settings": dataset.settings,
-    }
-    # Left in reverse: the images take their place first, then the manifest, then the index.
+    with written_description(dataset, target) as describe, atomic_write(target / IMAGES_FILE) as images_file:
+        images_sha256 = write_images(dataset.images, images_file)
+        sync_file(images_file)
+        describe(images_sha256)
+    images = np.load(target / IMAGES_FILE, mmap_mode="r")
+    return replace(dataset, folder=target, images=images, images_sha256=images_sha256)
+
+
+@contextmanager
+def written_description(dataset: FaceDataset, folder: Path) -> Iterator[Callable[[str], None]]:
+    """Write manifest and index of a dataset under temporary names, which take their places when the block succeeds.
+
+    Args:
+        dataset: What to describe.
+        folder: Its folder; made when missing.
+
+    Yields:
+        A function to call with the SHA-256 of the images, once they are on the disk and before they take their place:
+        then the index is written, and an older one is removed, so that the folder counts as unfinished until the end of
+        the block, an instant later.
+
+    Raises:
+        WriteError: A file cannot be written; what was in the folder before is untouched.
+    """
+    # Left in reverse: the manifest takes its place first, then the index.
     with (
-        atomic_write(target / INDEX_FILE) as index_file,
-        atomic_write(target / MANIFEST_FILE) as manifest_file,
+        atomic_write(folder / INDEX_FILE) as index_file,
+        atomic_write(folder / MANIFEST_FILE) as manifest_file,
     ):
         dataset.manifest.to_parquet(manifest_file, index=False)
-        with atomic_write(target / IMAGES_FILE) as images_file:
-            index["images_sha256"] = _write_images(dataset.images, images_file)
-            index["manifest_sha256"] = _sha256(manifest_file)
+
+        def describe(images_sha256: str) -> None:
+            index = {
+                "format_version": FORMAT_VERSION,
+                "name": dataset.name,
+                "n_images": len(dataset),
+                "image_size": dataset.image_size,
+                "settings": dataset.settings,
+                "images_sha256": images_sha256,
+                "manifest_sha256": file_sha256(manifest_file),
+            }
             index_file.write_text(json.dumps(index, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            for written in (images_file, manifest_file, index_file):
-                with written.open("rb") as handle:
-                    os.fsync(handle.fileno())
-            # From here to the last rename, an instant, the folder counts as unfinished.
-            (target / INDEX_FILE).unlink(missing_ok=True)
-    images = np.load(target / IMAGES_FILE, mmap_mode="r")
-    return replace(dataset, folder=target, images=images, images_sha256=index["images_sha256"])
+            for written in (manifest_file, index_file):
+                sync_file(written)
+            (folder / INDEX_FILE).unlink(missing_ok=True)
+
+        yield describe
 
 
 def load_dataset(folder: str | Path, *, in_memory: bool = False) -> FaceDataset:
@@ -164,7 +188,7 @@ def load_dataset(folder: str | Path, *, in_memory: bool = False) -> FaceDataset:
     images = _open_images(source / IMAGES_FILE, index)
     if not (source / MANIFEST_FILE).is_file():
         raise DatasetError(f"{source} has no {MANIFEST_FILE}. {_HOW_TO_REMAKE}")
-    manifest = read_manifest(source / MANIFEST_FILE)
+    manifest = read_table(source / MANIFEST_FILE, text_columns=MANIFEST_COLUMNS).frame  # checked with the dataset
     if len(manifest) != index["n_images"]:
         raise DatasetError(
             f"{source / MANIFEST_FILE} has {len(manifest)} rows, but {INDEX_FILE} says {index['n_images']}. "
@@ -192,33 +216,45 @@ def hash_images(dataset: FaceDataset) -> str:
     if dataset.images_sha256 is not None:
         return dataset.images_sha256
     digest = hashlib.sha256()
-    for block in _npy_blocks(dataset.images):
+    for block in npy_blocks(dataset.images):
         digest.update(block)
     return digest.hexdigest()
 
 
-def verify_dataset(folder: str | Path) -> None:
-    """Read a whole dataset folder again and compare the SHA-256 of its files with those written in `dataset.json`.
+def verify_dataset(folder: str | Path, progress: Callable[[int, int], None] | None = None) -> FaceDataset:
+    """Read a whole dataset folder again: are its files what was written, and are they a dataset?
+
+    The SHA-256 of the files is compared with those in `dataset.json`; then what a hash does not show is checked: types,
+    shapes, numbers of rows, and the rules of the manifest.
 
     Args:
         folder: A folder written by `save_dataset`.
+        progress: Called with the number of bytes read and the number of all.
+
+    Returns:
+        The dataset, as `load_dataset` gives it.
 
     Raises:
         DatasetNotFoundError: There is no finished dataset.
-        DatasetError: A file has changed since it was written, or cannot be opened.
+        DatasetError: A file has changed since it was written, cannot be opened, or does not fit the others.
+        ManifestError: The manifest breaks a rule.
     """
     source = Path(folder)
     index = _read_index(source)
-    for name, key in ((IMAGES_FILE, "images_sha256"), (MANIFEST_FILE, "manifest_sha256")):
+    for name in (IMAGES_FILE, MANIFEST_FILE):
         if not (source / name).is_file():
             raise DatasetError(f"{source} has no {name}. {_HOW_TO_REMAKE}")
-        found = _sha256(source / name)
+    sizes = {name: (source / name).stat().st_size for name in (MANIFEST_FILE, IMAGES_FILE)}
+    n_before = 0
+    for name, key in ((MANIFEST_FILE, "manifest_sha256"), (IMAGES_FILE, "images_sha256")):
+        found = file_sha256(source / name, progress=_shifted(progress, n_before, sum(sizes.values())))
+        n_before += sizes[name]
         if found != index[key]:
             raise DatasetError(
                 f"{source / name} has changed since it was written: SHA-256 {found}, {INDEX_FILE} says {index[key]}. "
                 f"{_HOW_TO_REMAKE}"
             )
-    load_dataset(source)
+    return load_dataset(source)
 
 
 def training_labels(dataset: FaceDataset, classes: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -276,6 +312,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
     file = folder / INDEX_FILE
     if not file.is_file():
         found = sorted(entry.name for entry in folder.iterdir())
+        if PACKING_FOLDER in found:
+            raise DatasetNotFoundError(
+                f"{folder} holds a dataset that is not packed to its end. Prepare it again as it was begun: it goes on "
+                "where it stopped."
+            )
         unfinished = {MANIFEST_FILE, IMAGES_FILE} & set(found)
         raise DatasetNotFoundError(
             f"{folder} holds an unfinished dataset: {INDEX_FILE}, which is written last, is missing. {_HOW_TO_REMAKE}"
@@ -315,26 +356,5 @@ def _open_images(file: Path, index: dict[str, Any]) -> NDArray[np.uint8]:
     return images
 
 
-def _write_images(images: NDArray[np.uint8], file: Path) -> str:
-    """Write an .npy block by block and return the SHA-256 of the file."""
-    digest = hashlib.sha256()
-    with file.open("wb") as handle:
-        for block in _npy_blocks(images):
-            digest.update(block)
-            handle.write(block)
-    return digest.hexdigest()
-
-
-def _npy_blocks(images: NDArray[np.uint8]) -> Iterator[bytes | memoryview]:
-    """The content of an .npy file: its header, then some megabytes of images at a time."""
-    header = io.BytesIO()
-    npy_format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": images.shape})
-    yield header.getvalue()
-    n_rows = max(1, _BLOCK_BYTES // math.prod(images.shape[1:]))
-    for start in range(0, len(images), n_rows):
-        yield np.ascontiguousarray(images[start : start + n_rows]).data
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def _shifted(progress: Callable[[int, int], None] | None, n_before: int, n_all: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda n_read: progress(n_before + n_read, n_all)
