@@ -1,8 +1,9 @@
 """One module for each way data arrives."""
 
 from interproto_lib.data.formats.age_labels import read_age_labels
-from interproto_lib.data.formats.identity_folders import natural_key, read_identity_folder
-from interproto_lib.data.formats.image_files import FITS, IMAGE_ENDINGS, Fit, fit_image, read_image
+from interproto_lib.data.formats.folder_listing import FolderListing, list_folder, natural_key
+from interproto_lib.data.formats.identity_folders import read_identity_folder
+from interproto_lib.data.formats.image_files import FITS, IMAGE_ENDINGS, Fit, decode_image_bytes, fit_image, read_image
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, NamedImage, NameLayout, describe_images
 from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, PairLayout, read_pairs
 from interproto_lib.data.formats.verification_bin import decode_image, read_verification_bin
@@ -13,12 +14,15 @@ __all__ = [
     "NAME_LAYOUTS",
     "PAIR_LAYOUTS",
     "Fit",
+    "FolderListing",
     "NameLayout",
     "NamedImage",
     "PairLayout",
     "decode_image",
+    "decode_image_bytes",
     "describe_images",
     "fit_image",
+    "list_folder",
     "natural_key",
     "read_age_labels",
     "read_identity_folder",

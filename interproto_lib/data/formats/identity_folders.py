@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -17,22 +14,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.data.datasets import FaceDataset
-from interproto_lib.data.formats.age_labels import ImageAges, UnmatchedAges, ages_of_images, composed
+from interproto_lib.data.formats.age_labels import ImageAges, UnmatchedAges, ages_of_images
+from interproto_lib.data.formats.folder_listing import FolderListing, list_folder
 from interproto_lib.data.formats.image_files import FITS, IMAGE_ENDINGS, Fit, fit_image, read_image
-from interproto_lib.data.tables import CONTROL_CHARACTERS
-from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
+from interproto_lib.data.splits import check_shares, choose_splits
+from interproto_lib.errors import ConfigError, DatasetError
 
 _MAX_NAMED = 10
-_MIN_IDENTITIES = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Listing:
-    """The files of a root folder: images as (identity, path), in natural order, and what else lies there."""
-
-    identities: list[str]
-    images: list[tuple[str, str]]
-    others: list[str]
 
 
 @dataclass(kw_only=True)
@@ -59,6 +47,7 @@ def read_identity_folder(
     min_images_per_identity: int = 2,
     on_unreadable: Literal["error", "drop"] = "error",
     unmatched_ages: UnmatchedAges = "error",
+    follow_links: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> FaceDataset:
     """Read a folder with one subfolder per person into a dataset in memory.
@@ -68,10 +57,7 @@ def read_identity_folder(
     .tiff, in any case. Hidden files and folders are left out; other files are counted in `settings["files_not_read"]`;
     an image that lies anywhere else than in an identity's folder is an error.
 
-    People, not images, are held out: identities are ordered by the SHA-256 of seed and name, and the first
-    `heldout_share` of them, at least two, become the split "heldout", the next `validation_share` of them, again at
-    least two, the split "validation". Which ones depends on nothing but seed and names. Only identities with at least
-    two images are taken for either, since a person with one image gives no pair.
+    People, not images, are held out; `choose_splits` says how they are drawn.
 
     Args:
         root: The folder.
@@ -91,6 +77,7 @@ def read_identity_folder(
             `settings["dropped"]`.
         unmatched_ages: Rows of the age table that match no image: "error" names them; "drop" leaves them out, warns,
             and counts them in `settings["ages"]`.
+        follow_links: Follow links that lead out of the folder; otherwise such a link is an error that names it.
         progress: Called with the number of images read and the number of all.
 
     Returns:
@@ -106,33 +93,36 @@ def read_identity_folder(
             identities or images to train, to validate and to check on held-out people.
         ManifestError: The age table is malformed or names files that are not there.
     """
-    _check_shares(heldout_share, validation_share)
+    check_shares(heldout_share, validation_share)
     _check_settings(image_size, fit, min_images_per_identity, on_unreadable, unmatched_ages)
     folder = Path(root)
-    listing = _list_images(folder)
-    paths = [path for _, path in listing.images]
+    listing = list_folder(folder, follow_links=follow_links)
+    _refuse_other_layout(listing)
+    paths = listing.paths.tolist()
     found = ImageAges(age_years=np.full(len(paths), np.nan), n_rows=0, n_unmatched=0)
     if ages is not None:
         found = ages_of_images(ages, paths, folder, unmatched=unmatched_ages)
     reading = _read_images(folder, paths, image_size, fit, progress)
     _refuse_unreadable(folder, reading, len(paths), on_unreadable)
     _refuse_misfits(folder, reading, len(paths), image_size)
-    kept = [listing.images[row] for row in reading.read]
-    counts = Counter(identity for identity, _ in kept)
-    _refuse_small_identities(folder, listing.identities, counts, min_images_per_identity)
-    heldout, validation = _choose_unseen(folder, counts, heldout_share, validation_share, seed)
-    splits = dict.fromkeys(heldout, "heldout") | dict.fromkeys(validation, "validation")
+    identities = listing.parents.iloc[reading.read].reset_index(drop=True)
+    counts = Counter(identities)
+    _refuse_small_identities(folder, listing.folders, counts, min_images_per_identity)
+    splits = choose_splits(
+        identities, heldout_share=heldout_share, validation_share=validation_share, seed=seed, where=folder
+    )
     title = name if name is not None else folder.resolve().name
     kept_ages = found.age_years[reading.read]
     manifest = pd.DataFrame(
         {
-            "path": [path for _, path in kept],
-            "identity": [identity for identity, _ in kept],
+            "path": listing.paths.iloc[reading.read].reset_index(drop=True),
+            "identity": identities,
             "age_years": kept_ages,
-            "split": [splits.get(identity, "train") for identity, _ in kept],
+            "split": pd.Series(splits, dtype="str"),
             "source": title,
         }
     )
+    n_people = manifest.groupby("split")["identity"].nunique()
     n_labelled = int(np.isfinite(kept_ages).sum())
     settings: dict[str, Any] = {
         "format": "identity_folders",
@@ -145,44 +135,22 @@ def read_identity_folder(
         "min_images_per_identity": min_images_per_identity,
         "on_unreadable": on_unreadable,
         "unmatched_ages": unmatched_ages,
-        "n_train_identities": len(counts) - len(splits),
-        "n_validation_identities": len(validation),
-        "n_heldout_identities": len(heldout),
+        "n_train_identities": int(n_people.get("train", 0)),
+        "n_validation_identities": int(n_people.get("validation", 0)),
+        "n_heldout_identities": int(n_people.get("heldout", 0)),
         "original_sizes": dict(reading.sizes.most_common(_MAX_NAMED)),
         "dropped": [{"path": path, "reason": reason} for path, reason in reading.unreadable],
-        "files_not_read": {"count": len(listing.others), "examples": listing.others[:_MAX_NAMED]},
+        "files_not_read": {"count": listing.n_others, "examples": list(listing.other_examples)},
         "ages": {
             "table": None if ages is None else str(ages),
             "n_labelled": n_labelled,
-            "n_unlabelled": len(kept) - n_labelled,
+            "n_unlabelled": len(manifest) - n_labelled,
             "n_rows": found.n_rows,
             "n_rows_unmatched": found.n_unmatched,
         },
     }
-    pixels = reading.pixels if len(kept) == len(paths) else reading.pixels[reading.read]
+    pixels = reading.pixels if len(manifest) == len(paths) else reading.pixels[reading.read]
     return FaceDataset(name=title, folder=None, manifest=manifest, images=pixels, settings=settings)
-
-
-def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """Return a key that sorts names as people do, numbers by their value: "s2" before "s10".
-
-    Example:
-        >>> sorted(["s10", "s2", "s1"], key=natural_key)
-        ['s1', 's2', 's10']
-    """
-    parts = re.split(r"([0-9]+)", name)
-    return tuple(int(part) if odd % 2 else part for odd, part in enumerate(parts)), name
-
-
-def _check_shares(heldout_share: float, validation_share: float) -> None:
-    for name, share in (("heldout_share", heldout_share), ("validation_share", validation_share)):
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} is {share}; it is a share of the identities, 0 to 1.")
-    if _together(heldout_share, validation_share) > 1:
-        raise ConfigError(
-            f"heldout_share {heldout_share:g} and validation_share {validation_share:g} together are more than all "
-            "identities. Choose a smaller validation_share (0 for none) or a smaller heldout_share."
-        )
 
 
 def _check_settings(
@@ -203,90 +171,22 @@ def _check_settings(
             raise ConfigError(f"{name} is {value!r}; choose error or drop.")
 
 
-def _list_images(root: Path) -> _Listing:
-    if not root.exists():
-        raise DatasetNotFoundError(
-            f"There is no folder {root}. It should hold one subfolder per person, with that person's images in it."
-        )
-    if not root.is_dir():
-        raise DatasetError(f"{root} is a file; expected a folder with one subfolder per person.")
-    identities: list[str] = []
-    images: list[tuple[str, str]] = []
-    others: list[str] = []
-    misplaced: list[str] = []
-    for entry in _entries(root, root):
-        if not Path(entry).is_dir():
-            (misplaced if _is_image(entry.name) else others).append(entry.name)
-            continue
-        identities.append(entry.name)
-        for file in _entries(root, Path(entry)):
-            path = f"{entry.name}/{file.name}"
-            if Path(file).is_dir():
-                deeper = _deeper_files(root, Path(file))
-                misplaced += [below for below in deeper if _is_image(below)]
-                others += [below for below in deeper if not _is_image(below)]
-            elif _is_image(file.name):
-                images.append((entry.name, path))
-            else:
-                others.append(path)
+def _refuse_other_layout(listing: FolderListing) -> None:
+    """Refuse a folder without images, or with images that do not lie in a folder of a person directly below it."""
+    root = listing.root
+    misplaced = listing.paths[listing.paths.str.count("/") != 1].tolist()
     if misplaced:
         raise DatasetError(
             f"{len(misplaced)} images in {root} do not lie in <root>/<identity>/<image>: {_named(misplaced)}. "
             "Move each into the folder of its person, directly below the root."
         )
-    if not images:
-        found = f"{len(identities)} subfolders and {len(others)} other files" if identities or others else "nothing"
+    if len(listing.paths) == 0:
+        n_folders, n_others = len(listing.folders), listing.n_others
+        found = f"{n_folders} subfolders and {n_others} other files" if n_folders or n_others else "nothing"
         raise DatasetError(
             f"There are no images in {root}: found {found}. Expected <root>/<identity>/<image>, images ending in "
             f"{' '.join(IMAGE_ENDINGS)}."
         )
-    _refuse_twins(root, identities)
-    return _Listing(identities=identities, images=images, others=others)
-
-
-def _entries(root: Path, folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, hidden entries left out, in natural order."""
-    try:
-        with os.scandir(folder) as scan:
-            entries = [entry for entry in scan if not entry.name.startswith(".")]
-    except OSError as error:
-        raise DatasetError(f"Cannot look into {folder}: {error.strerror}. Check its permissions.") from error
-    for entry in entries:
-        try:
-            entry.name.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DatasetError(
-                f"A name in {folder.relative_to(root.parent) if folder != root else root} is not UTF-8: "
-                f"{os.fsencode(entry.name)!r}. Rename it."
-            ) from error
-        if re.search(CONTROL_CHARACTERS, entry.name):
-            raise DatasetError(f"The name {entry.name!r} in {folder} contains a control character. Rename it.")
-    return sorted(entries, key=lambda entry: natural_key(entry.name))
-
-
-def _deeper_files(root: Path, folder: Path) -> list[str]:
-    files: list[str] = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=natural_key)
-        below = Path(place).relative_to(root)
-        files += [(below / name).as_posix() for name in sorted(names, key=natural_key) if not name.startswith(".")]
-    return files
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_ENDINGS)
-
-
-def _refuse_twins(root: Path, identities: list[str]) -> None:
-    """Refuse two folders whose names look the same and differ only in how Unicode composes accents."""
-    spellings: dict[str, str] = {}
-    for identity in identities:
-        other = spellings.setdefault(composed(identity), identity)
-        if other is not identity:
-            raise DatasetError(
-                f"{root} has two folders that read {identity!r} and differ only in how their letters are composed in "
-                f"Unicode ({other.encode('utf-8')!r} and {identity.encode('utf-8')!r}). Merge them into one."
-            )
 
 
 def _read_images(
@@ -345,49 +245,6 @@ def _refuse_small_identities(root: Path, identities: list[str], counts: Counter[
             f"{len(small)} of {len(identities)} identities in {root} have fewer than {least} readable images: "
             f"{_named(named)}.{no_images} Add images, or remove these folders{way_on}."
         )
-
-
-def _choose_unseen(
-    root: Path, counts: Counter[str], heldout_share: float, validation_share: float, seed: int
-) -> tuple[list[str], list[str]]:
-    """Return the identities that are held out and those that validate."""
-    n_all = len(counts)
-    train_on_none = _together(heldout_share, validation_share) == 1
-    n_heldout = _share_of(n_all, heldout_share)
-    n_validation = n_all - n_heldout if train_on_none else _share_of(n_all, validation_share)
-    uses = (
-        (not train_on_none, n_all - n_heldout - n_validation, "to train on"),
-        (validation_share > 0, n_validation, "to validate"),
-        (heldout_share > 0, n_heldout, "to hold out"),
-    )
-    if any(wanted and n < _MIN_IDENTITIES for wanted, n, _ in uses):
-        needed = [f"two {use}" for wanted, _, use in uses if wanted]
-        raise DatasetError(
-            f"{root} has {n_all} {'identity' if n_all == 1 else 'identities'} ({_named(list(counts))}); with "
-            f"heldout_share={heldout_share:g} and validation_share={validation_share:g} there must be "
-            f"{' and '.join(needed)}. Add folders of more people, or choose other shares (0 takes nobody)."
-        )
-    pairable = [identity for identity in counts if counts[identity] >= 2]
-    if len(pairable) < n_heldout + n_validation:
-        raise DatasetError(
-            f"{n_heldout} of the {n_all} identities in {root} are to be held out and {n_validation} are to validate, "
-            f"but only {len(pairable)} have the two images that a pair needs. Add images or identities, or choose a "
-            "smaller heldout_share or validation_share."
-        )
-    drawn = sorted(pairable, key=lambda identity: _draw(identity, seed))
-    return drawn[:n_heldout], drawn[n_heldout : n_heldout + n_validation]
-
-
-def _together(heldout_share: float, validation_share: float) -> float:
-    return round(heldout_share + validation_share, 12)  # so that 0.7 and 0.3 are all, whatever their last bits
-
-
-def _share_of(n_all: int, share: float) -> int:
-    return 0 if share == 0 else n_all if share == 1 else max(_MIN_IDENTITIES, int(share * n_all + 0.5))
-
-
-def _draw(identity: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed}:{composed(identity)}".encode()).hexdigest()
 
 
 def _named(names: list[str]) -> str:
