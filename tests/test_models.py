@@ -28,6 +28,8 @@ IR_FACTS = {
 UNITS = {"50": (3, 4, 14, 3), "100": (3, 13, 30, 3), "152": (3, 8, 36, 3)}
 # The cheapest size that each backbone takes, for tests that compute.
 CHEAP_SIZE = dict.fromkeys(BACKBONES, 32) | {"small": 56, "tiny": 56}
+# Share that each family has by itself; 0 for the others.
+OWN_DROPOUT = {"ir": 0.6, "adaface": 0.4, "mtlface": 0.5}
 ONE_OF_EACH_KIND = ["ir_se50", "mobilefacenet", "small", "tiny"]
 
 
@@ -178,7 +180,7 @@ def test_one_dropout_layer_with_the_asked_share(name):
 
     assert shares() == [0.6]
     assert shares(dropout=0.1) == [0.1]
-    assert shares(dropout=None) == [0.6 if name.startswith("ir") else 0.0]
+    assert shares(dropout=None) == [OWN_DROPOUT.get(name.split("_")[0].rstrip("0123456789"), 0.0)]
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_KIND)
@@ -289,7 +291,7 @@ def test_unknown_name_lists_the_known_ones():
     assert all(name in str(caught.value) for name in BACKBONES)
 
 
-@pytest.mark.parametrize("name", ["ir50", "ir_se152", "mobilefacenet"])
+@pytest.mark.parametrize("name", ["adaface_ir18", "ir50", "ir_se152", "iresnet18", "mobilefacenet", "mtlface_ir50"])
 def test_image_size_must_be_a_multiple_of_16(name):
     with pytest.raises(ConfigError, match="multiple of 16, found 56: take 48 or 64"):
         on_meta(name, image_size=56)

@@ -20,7 +20,13 @@ from interproto_lib.models.backbone import Backbone, downsampled_side
 STAGE_WIDTHS: tuple[int, ...] = (64, 128, 256, 512)
 """Channels of the four stages."""
 
-UNITS_PER_STAGE: dict[int, tuple[int, ...]] = {50: (3, 4, 14, 3), 100: (3, 13, 30, 3), 152: (3, 8, 36, 3)}
+UNITS_PER_STAGE: dict[int, tuple[int, ...]] = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 14, 3),
+    100: (3, 13, 30, 3),
+    152: (3, 8, 36, 3),
+}
 """Units in each of the four stages, by nominal depth."""
 
 
@@ -47,21 +53,43 @@ class SqueezeExcitation(nn.Module):
         return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
 
 
+class UnscaledBatchNorm1d(nn.BatchNorm1d):
+    """Batch normalisation without learned scale and shift: (x - mean) / sqrt(variance + 1e-5).
+
+    A type of its own, because `for_inference` folds the plain type into the layer before it, scale and shift included.
+
+    Args:
+        features: Length of a vector.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, affine=False)
+
+
 class IRUnit(nn.Module):
     """One improved residual unit: shortcut(x) + residual(x).
 
     Residual: BN, conv 3x3 at stride 1, PReLU, conv 3x3 at `stride`, BN, and squeeze-excitation where asked. There is no
-    batch normalisation between the first convolution and PReLU. Shortcut: every `stride`-th pixel where the width
-    stays, else conv 1x1 and BN.
+    batch normalisation between the first convolution and PReLU unless `mid_normalisation` asks for it. Shortcut: every
+    `stride`-th pixel where the width stays, else conv 1x1 and BN.
 
     Args:
         in_channels: Channels in.
         out_channels: Channels out.
         stride: 1 or 2.
         squeeze_excitation: Whether the residual ends with `SqueezeExcitation`.
+        mid_normalisation: Whether BN stands between the first convolution and PReLU.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int, squeeze_excitation: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        stride: int,
+        squeeze_excitation: bool,
+        mid_normalisation: bool = False,
+    ) -> None:
         super().__init__()
         self.shortcut_layer: nn.Module
         if in_channels != out_channels:
@@ -75,13 +103,15 @@ class IRUnit(nn.Module):
         residual: list[nn.Module] = [
             nn.BatchNorm2d(in_channels),
             nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
+            *([nn.BatchNorm2d(out_channels)] if mid_normalisation else []),
             nn.PReLU(out_channels),
             nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
-        if squeeze_excitation:
-            residual.append(SqueezeExcitation(out_channels))
         self.res_layer = nn.Sequential(*residual)
+        if squeeze_excitation:
+            # The names of the official code and of AdaFace's, so that their state dicts fit.
+            self.res_layer.add_module("se_block" if mid_normalisation else "5", SqueezeExcitation(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b, c_in, h, w) to (b, c_out, h / stride, w / stride)."""
@@ -92,11 +122,14 @@ class IRBackbone(Backbone):
     """IR or IR-SE network: stem, four stages whose first unit has stride 2 (112 -> 56 -> 28 -> 14 -> 7), linear head.
 
     State-dict keys: `input_layer.{0,1,2}`, `body.{i}.res_layer.{0..4}` (and `.5.fc1`, `.5.fc2` with
-    squeeze-excitation), `body.{i}.shortcut_layer.{0,1}` where the width grows, `output_layer.{0,3,4}`.
+    squeeze-excitation), `body.{i}.shortcut_layer.{0,1}` where the width grows, `output_layer.{0,3,4}`. With
+    `mid_normalisation` the unit is `res_layer.{0..5}`, its squeeze-excitation `res_layer.se_block`.
 
     Args:
-        depth: Nominal depth: 50, 100 or 152.
+        depth: Nominal depth, a key of `UNITS_PER_STAGE`.
         squeeze_excitation: IR-SE instead of IR.
+        mid_normalisation: Whether each unit has BN between its first convolution and PReLU.
+        scaled_embedding: Whether the last BN has a learned scale and shift.
         embedding_dim: Length d of an embedding.
         image_size: Side of the images in pixels, a multiple of 16; the linear layer adapts.
         dropout: Share of the last feature map zeroed before the linear layer while training.
@@ -110,6 +143,8 @@ class IRBackbone(Backbone):
         depth: int,
         *,
         squeeze_excitation: bool,
+        mid_normalisation: bool = False,
+        scaled_embedding: bool = True,
         embedding_dim: int = 512,
         image_size: int = 112,
         dropout: float = 0.6,
@@ -125,7 +160,15 @@ class IRBackbone(Backbone):
         for width, n_units in zip(STAGE_WIDTHS, UNITS_PER_STAGE[depth], strict=True):
             for position in range(n_units):
                 stride = 2 if position == 0 else 1
-                units.append(IRUnit(in_channels, width, stride=stride, squeeze_excitation=squeeze_excitation))
+                units.append(
+                    IRUnit(
+                        in_channels,
+                        width,
+                        stride=stride,
+                        squeeze_excitation=squeeze_excitation,
+                        mid_normalisation=mid_normalisation,
+                    )
+                )
                 in_channels = width
         self.body = nn.Sequential(*units)
         self.output_layer = nn.Sequential(
@@ -133,7 +176,7 @@ class IRBackbone(Backbone):
             nn.Dropout(self.dropout),
             nn.Flatten(),
             nn.Linear(last_width * side * side, self.embedding_dim),
-            nn.BatchNorm1d(self.embedding_dim),
+            nn.BatchNorm1d(self.embedding_dim) if scaled_embedding else UnscaledBatchNorm1d(self.embedding_dim),
         )
 
     def embed(self, images: Tensor) -> Tensor:
