@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,8 @@ import pandas as pd
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.files import atomic_write, write_json
+
+PrototypeOrigin = Literal["training", "head", "class_means", "none"]
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 """The checkout that the package is run from; relative `runs_dir` settings are relative to it."""
@@ -111,6 +113,9 @@ class RunFolder:
     (one row a log step), `tensorboard/`, `checkpoint.pt` (to resume), `epochs/` (backbones, where kept), `wandb.json`
     (where used) and, once finished, `prototypes.safetensors`, `backbone.safetensors`, `summary.json`.
 
+    A run may also be somebody else's network, imported (`interproto_lib.training.imported`): then `config.json` says
+    where it comes from, there are no metrics, and of the settings only those named in `imported` are known.
+
     Attributes:
         path: The folder.
     """
@@ -164,8 +169,25 @@ class RunFolder:
         return table.astype({"is_child": bool})
 
     @property
+    def imported(self) -> dict[str, Any] | None:
+        """Where the network of an imported run comes from, and what is known of it; None for a run trained here."""
+        record = self._json("config.json").get("imported")
+        return None if record is None else dict(record)
+
+    @property
+    def prototypes_from(self) -> PrototypeOrigin:
+        """What the prototypes are.
+
+        `training`: rows of the last layer, trained here; `head`: those of an imported network; `class_means`: mean
+        embeddings of the training images, which only stand in for prototypes; `none`: there are none.
+        """
+        record = self.imported
+        origin: PrototypeOrigin = "training" if record is None else record["prototypes"]
+        return origin
+
+    @property
     def prototypes(self) -> np.ndarray:
-        """Rows of the last layer as trained, not normalised, shape (n_identities, d), float32."""
+        """Rows of the last layer, not normalised, (n_identities, d), float32; see `prototypes_from`."""
         from safetensors.numpy import load_file
 
         return load_file(self._file("prototypes.safetensors"))["prototypes"]
@@ -178,11 +200,24 @@ class RunFolder:
         path = self.path / name
         if not path.is_file():
             state = "is not finished" if self.path.is_dir() else "does not exist"
-            raise RunError(
-                f"Run {self.name!r} {state}: {path} is missing. "
-                "Run notebooks/02_train.ipynb with the same experiment and run name first."
-            )
+            advice = "Run notebooks/02_train.ipynb with the same experiment and run name first."
+            if name != "config.json" and (self.path / "config.json").is_file() and self.imported is not None:
+                state, advice = self._lacks_as_imported(name)
+            raise RunError(f"Run {self.name!r} {state}: {path} is missing. {advice}")
         return path
+
+    def _lacks_as_imported(self, name: str) -> tuple[str, str]:
+        """Why an imported run lacks a file, and what to do."""
+        if name == "metrics.jsonl":
+            return "was imported, not trained here, so it has no metrics", "They can be shown of trained runs only."
+        if name == "prototypes.safetensors" and self.prototypes_from == "none":
+            return (
+                "has no prototypes",
+                f"It was imported on dataset {self.dataset_info['name']!r}, which has no training images and so no "
+                "classes: verification and identification (notebooks 05 and 06) need none; for the others import the "
+                "network on a dataset with training identities.",
+            )
+        return "is not wholly imported", "Import the same network into the same folder again: it goes on from there."
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self._file(name)
