@@ -16,7 +16,18 @@ from interproto_lib.errors import ConfigError
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MarginLoss = Literal["softmax", "normface", "cosface", "arcface"]
+MarginLoss = Literal[
+    "softmax",
+    "normface",
+    "cosface",
+    "arcface",
+    "sphereface",
+    "curricularface",
+    "mv_am",
+    "mv_arc",
+    "adaface",
+    "broadface",
+]
 InterPrototypeScope = Literal["none", "child", "all"]
 Reduction = Literal["sum", "mean"]
 Schedule = Literal["milestones", "cosine"]
@@ -36,6 +47,18 @@ change the order of additions, hence the last bits of a result, never its meanin
 it decides which files a run has."""
 
 
+_OF_MARGIN_LOSSES = {
+    "mv_hard_weight": ("mv_am", "mv_arc"),
+    "mv_adaptive": ("mv_am", "mv_arc"),
+    "mv_easy_margin": ("mv_am", "mv_arc"),
+    "curricular_momentum": ("curricularface",),
+    "adaface_concentration": ("adaface",),
+    "adaface_ema": ("adaface",),
+    "broadface_queue": ("broadface",),
+    "sphereface_lambda_start": ("sphereface",),
+    "sphereface_lambda_decay": ("sphereface",),
+    "sphereface_lambda_min": ("sphereface",),
+}
 _OF_THE_LOSS = ("ip_reduction", "ip_weight")
 _OF_CHILD_IDENTITIES = ("min_child_images", "child_below_years", "unlabelled_as_years")
 
@@ -113,9 +136,20 @@ class TrainConfig:
         backbone: Network, a name of `interproto_lib.models.BACKBONES`.
         embedding_dim: Length d of an embedding and of a prototype.
         dropout: Probability of zeroing a feature before the last linear layer, in backbones that have one.
-        margin_loss: Loss on the logits: `softmax`, `normface`, `cosface` or `arcface`.
-        scale: Factor s on the cosines; 1 for `softmax`, which has none.
-        margin: Margin m: radians for `arcface`, cosine for `cosface`; 0 for the others, which have none.
+        margin_loss: Loss on the logits, a name of `interproto_lib.losses.HEADS`.
+        scale: Factor s on the cosines; 1 for `softmax` and `sphereface`, which have none.
+        margin: Margin m: radians for `arcface`, `curricularface`, `broadface` and `mv_arc`, cosine for `cosface` and
+            `mv_am`, both for `adaface`, a whole factor of the angle for `sphereface`; 0 for the others.
+        mv_hard_weight: `mv_am`, `mv_arc`: weight t of hard negatives.
+        mv_adaptive: `mv_am`, `mv_arc`: whether that weight grows with the cosine of the negative.
+        mv_easy_margin: `mv_am`, `mv_arc`: spare images on the wrong side of their prototype the margin.
+        curricular_momentum: `curricularface`: weight of the old value in the running mean t.
+        adaface_concentration: `adaface`: h; lengths 1/h deviations from the mean have the highest or lowest quality.
+        adaface_ema: `adaface`: weight of a batch in the running statistics of lengths.
+        broadface_queue: `broadface`: how many past embeddings the classifier learns from.
+        sphereface_lambda_start: `sphereface`: weight of the plain cosine at the first step.
+        sphereface_lambda_decay: `sphereface`: how fast that weight falls.
+        sphereface_lambda_min: `sphereface`: where it stays.
         inter_prototype: Prototypes that the Inter-Prototype loss pushes apart: `none`, those of `child` identities,
             or `all`.
         ip_reduction: `sum` over ordered pairs (Eq. 5) or `mean` over all n x n entries (the official code).
@@ -152,6 +186,16 @@ class TrainConfig:
     margin_loss: MarginLoss = "arcface"
     scale: float = 32.0
     margin: float = 0.3
+    mv_hard_weight: float = 0.2
+    mv_adaptive: bool = True
+    mv_easy_margin: bool = False
+    curricular_momentum: float = 0.99
+    adaface_concentration: float = 0.333
+    adaface_ema: float = 0.01
+    broadface_queue: int = 32000
+    sphereface_lambda_start: float = 1000.0
+    sphereface_lambda_decay: float = 0.12
+    sphereface_lambda_min: float = 5.0
     inter_prototype: InterPrototypeScope = "none"
     ip_reduction: Reduction = "mean"
     ip_weight: float = 1.0
@@ -186,11 +230,7 @@ class TrainConfig:
         _require(self.embedding_dim >= 2, "embedding_dim", self.embedding_dim, "at least 2")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
         _require(self.scale > 0, "scale", self.scale, "above 0")
-        _require(0 <= self.margin < math.pi / 2, "margin", self.margin, "in [0, pi/2)")
-        if self.margin_loss == "softmax":
-            _require(self.scale == 1, "scale", self.scale, "1 for margin_loss='softmax', which has no scale")
-        if self.margin_loss in ("softmax", "normface"):
-            _require(self.margin == 0, "margin", self.margin, f"0 for margin_loss={self.margin_loss!r}")
+        self._check_margin_loss()
         _require(self.ip_weight >= 0, "ip_weight", self.ip_weight, "0 or more")
         _require(self.min_child_images >= 1, "min_child_images", self.min_child_images, "at least 1")
         _require(self.child_below_years > 0, "child_below_years", self.child_below_years, "above 0")
@@ -213,6 +253,24 @@ class TrainConfig:
         _require(self.threads >= 0, "threads", self.threads, "0 or more")
         _require(self.log_every_steps >= 1, "log_every_steps", self.log_every_steps, "at least 1")
         _require(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", self.checkpoint_every_steps, "0 or more")
+
+    def _check_margin_loss(self) -> None:
+        if self.margin_loss in ("softmax", "sphereface"):
+            _require(self.scale == 1, "scale", self.scale, f"1 for margin_loss={self.margin_loss!r}, which has none")
+        if self.margin_loss in ("softmax", "normface"):
+            _require(self.margin == 0, "margin", self.margin, f"0 for margin_loss={self.margin_loss!r}")
+        elif self.margin_loss == "sphereface":
+            whole = self.margin >= 1 and self.margin == int(self.margin)
+            _require(whole, "margin", self.margin, "a whole number from 1 on for margin_loss='sphereface'")
+        else:
+            _require(0 <= self.margin < math.pi / 2, "margin", self.margin, "in [0, pi/2)")
+        _require(self.mv_hard_weight >= 0, "mv_hard_weight", self.mv_hard_weight, "0 or more")
+        _require(0 <= self.curricular_momentum <= 1, "curricular_momentum", self.curricular_momentum, "in [0, 1]")
+        _require(self.adaface_concentration > 0, "adaface_concentration", self.adaface_concentration, "above 0")
+        _require(0 <= self.adaface_ema <= 1, "adaface_ema", self.adaface_ema, "in [0, 1]")
+        _require(self.broadface_queue >= 1, "broadface_queue", self.broadface_queue, "at least 1")
+        for name in ("sphereface_lambda_start", "sphereface_lambda_decay", "sphereface_lambda_min"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> TrainConfig:
@@ -269,8 +327,9 @@ _HINTS: dict[str, Any] = typing.get_type_hints(TrainConfig)
 def deciding_settings(config: TrainConfig) -> dict[str, Any]:
     """Give the settings that decide what a training computes, those that mean nothing in it as None.
 
-    Without the Inter-Prototype loss its reduction, its weight and who is a child identity mean nothing; with the loss
-    on all prototypes the latter does not. The seed is left out: it tells repetitions apart, not methods.
+    Settings of other margin losses mean nothing. Without the Inter-Prototype loss its reduction, its weight and who is
+    a child identity mean nothing; with the loss on all prototypes the latter does not. The seed is left out: it tells
+    repetitions apart, not methods.
 
     Args:
         config: The settings of a training.
@@ -283,9 +342,11 @@ def deciding_settings(config: TrainConfig) -> dict[str, Any]:
         >>> one.inter_prototype, deciding_settings(one) == deciding_settings(other)
         ('none', True)
     """
-    unused: tuple[str, ...] = ()
+    unused = {name for name, losses in _OF_MARGIN_LOSSES.items() if config.margin_loss not in losses}
     if config.inter_prototype != "child":
-        unused = _OF_CHILD_IDENTITIES if config.inter_prototype == "all" else (*_OF_THE_LOSS, *_OF_CHILD_IDENTITIES)
+        unused.update(_OF_CHILD_IDENTITIES)
+    if config.inter_prototype == "none":
+        unused.update(_OF_THE_LOSS)
     return {
         name: None if name in unused else value
         for name, value in config.to_dict().items()

@@ -20,7 +20,8 @@ from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.data.datasets import save_dataset
 from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedError
 from interproto_lib.files import file_lock
-from interproto_lib.training import loop, recognizer, train
+from interproto_lib.losses import heads
+from interproto_lib.training import loop, train
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -215,9 +216,9 @@ def stopped_in_the_second_epoch(config, dataset, folder, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args, **kwargs)
 
-    whole = recognizer.margin_softmax_loss
+    whole = heads.margin_softmax_loss
     with monkeypatch.context() as patched:
-        patched.setattr(recognizer, "margin_softmax_loss", interrupted)
+        patched.setattr(heads, "margin_softmax_loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, dataset, folder, progress="none")
 
@@ -294,14 +295,14 @@ def test_a_checkpoint_cannot_run_code(dataset, tmp_path):
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_path, monkeypatch):
-    whole = recognizer.margin_softmax_loss
+    whole = heads.margin_softmax_loss
     calls = []
 
     def breaks_in_the_second_epoch(*args, **kwargs):
         calls.append(1)
         return whole(*args, **kwargs) * (float("nan") if len(calls) > 8 else 1.0)
 
-    monkeypatch.setattr(recognizer, "margin_softmax_loss", breaks_in_the_second_epoch)
+    monkeypatch.setattr(heads, "margin_softmax_loss", breaks_in_the_second_epoch)
     with pytest.raises(TrainingDivergedError, match=r"non-finite by step 12.*last good checkpoint is kept"):
         train(tiny(log_every_steps=100), dataset, tmp_path / "run", progress="none")
     monkeypatch.undo()

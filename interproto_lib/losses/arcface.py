@@ -54,8 +54,16 @@ def arcface_logits(cosines: Tensor, labels: Tensor, *, scale: float = 64.0, marg
     with autocast_off(cosines):
         cosines = at_least_float32(cosines)
         own = cosines.gather(1, labels[:, None])
-        sine = ((1 - own) * (1 + own)).clamp_min(SMALLEST_SQUARED_SINE).sqrt()
-        turned = own * math.cos(margin_rad) - sine * math.sin(margin_rad)
-        beyond_pi = own - margin_rad * math.sin(margin_rad)
-        target = torch.where(own > math.cos(math.pi - margin_rad), turned, beyond_pi)
+        target = turned_or_lowered(own, turned_cosines(own, margin_rad), margin_rad)
         return replace_target(cosines, labels, target, scale=scale)
+
+
+def turned_cosines(cosines: Tensor, margin_rad: float) -> Tensor:
+    """Give cos(theta + m) for c = cos(theta), by the addition theorem, with a gradient that stays finite at |c| = 1."""
+    sine = ((1 - cosines) * (1 + cosines)).clamp_min(SMALLEST_SQUARED_SINE).sqrt()
+    return cosines * math.cos(margin_rad) - sine * math.sin(margin_rad)
+
+
+def turned_or_lowered(cosines: Tensor, turned: Tensor, margin_rad: float) -> Tensor:
+    """Give cos(theta + m) as long as theta + m stays below pi, and c - m sin m beyond, where it would rise again."""
+    return torch.where(cosines > math.cos(math.pi - margin_rad), turned, cosines - margin_rad * math.sin(margin_rad))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses import class_scores, inter_prototype_loss, margin_softmax_loss
+from interproto_lib.losses import build_head, inter_prototype_loss
 from interproto_lib.models import build_backbone
 from interproto_lib.models.inputs import images_to_input
 
@@ -58,6 +58,7 @@ class Recognizer(nn.Module):
         )
         rows = torch.empty(n_identities, config.embedding_dim).uniform_(-1, 1)
         self.prototypes = nn.Parameter(nn.functional.normalize(rows))
+        self.head = build_head(config)
         self.register_buffer("pushed_apart", torch.from_numpy(scope), persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, *, autocast_dtype: torch.dtype | None = None) -> StepLosses:
@@ -75,15 +76,14 @@ class Recognizer(nn.Module):
         device = images.device.type
         with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
             embeddings = self.backbone(images_to_input(images, channels_last=config.channels_last))
-        scores = class_scores(embeddings, self.prototypes, kind=config.margin_loss)
-        margin = margin_softmax_loss(scores, labels, kind=config.margin_loss, scale=config.scale, margin=config.margin)
+        margin, scores = self.head(embeddings, self.prototypes, labels)
         if config.inter_prototype == "none":
             pushed = margin.new_zeros(())
             total = margin
         else:
             pushed = inter_prototype_loss(self.prototypes[self.pushed_apart], reduction=config.ip_reduction)
             total = margin + config.ip_weight * pushed
-        accuracy = (scores.detach().argmax(1) == labels).float().mean()
+        accuracy = (scores.argmax(1) == labels).float().mean()
         return StepLosses(total=total, margin=margin.detach(), inter_prototype=pushed.detach(), accuracy=accuracy)
 
 
