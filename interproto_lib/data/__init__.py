@@ -34,6 +34,8 @@ from interproto_lib.data.manifests import (
     validate_manifest,
     write_manifest,
 )
+from interproto_lib.data.packed_images import Decode, DecodedImage, ImageRejectedError
+from interproto_lib.data.packing import RejectedImagesError, pack_collection
 from interproto_lib.data.pair_rules import ADULT_FROM_YEARS, PAIR_KINDS
 from interproto_lib.data.preparation import (
     DATASETS,
@@ -67,6 +69,8 @@ __all__ = [
     "SPLITS",
     "DatasetCard",
     "DatasetSource",
+    "Decode",
+    "DecodedImage",
     "EncodedImages",
     "EvaluationSets",
     "FaceDataset",
@@ -77,8 +81,10 @@ __all__ = [
     "IdentificationTests",
     "IdentityFolderSettings",
     "ImageCollection",
+    "ImageRejectedError",
     "ImageSource",
     "ManifestSummary",
+    "RejectedImagesError",
     "VerificationSet",
     "age_group",
     "available_pair_kinds",
@@ -94,6 +100,7 @@ __all__ = [
     "identification_tests",
     "list_cards",
     "load_dataset",
+    "pack_collection",
     "pair_list_set",
     "prepare_dataset",
     "prepare_identity_folder",
