@@ -10,12 +10,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from interproto_lib.data.synthetic.canvas import TEMPLATE, TEMPLATE_SIZE
 from interproto_lib.errors import ConfigError, DatasetError
 
 LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """The five landmarks in their order: centres of the eyes, tip of the nose, corners of the mouth. Left is the side that
 lies to the left in the image: of a person who faces the camera, the person's right eye."""
+
+TEMPLATE_SIZE = 112
+TEMPLATE: tuple[tuple[float, float], ...] = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+"""Where the landmarks of an aligned face of 112 x 112 pixels lie (x, y). Source: the alignment of ArcFace, Deng et al.,
+CVPR 2019."""
 
 MAX_ALIGNED_SIZE = 1024
 """Largest height and width, in pixels, of an aligned face."""
