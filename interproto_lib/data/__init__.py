@@ -53,6 +53,8 @@ from interproto_lib.data.protocol_files import (
 )
 from interproto_lib.data.protocols import NEGATIVES, available_pair_kinds, child_adult_pairs, verification_pairs
 from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
+from interproto_lib.data.shapes import SHAPES, open_collection
+from interproto_lib.data.splits import choose_splits
 from interproto_lib.data.test_set_files import pair_list_set, read_test_set, verification_bin_set
 from interproto_lib.data.test_sets import DatasetSource, ImageSource, VerificationSet, held_out_sets
 
@@ -66,6 +68,7 @@ __all__ = [
     "NEGATIVES",
     "PAIR_KINDS",
     "PAIR_LAYOUTS",
+    "SHAPES",
     "SPLITS",
     "DatasetCard",
     "DatasetSource",
@@ -89,6 +92,7 @@ __all__ = [
     "age_group",
     "available_pair_kinds",
     "child_adult_pairs",
+    "choose_splits",
     "class_table",
     "dataset_settings",
     "describe_images",
@@ -100,6 +104,7 @@ __all__ = [
     "identification_tests",
     "list_cards",
     "load_dataset",
+    "open_collection",
     "pack_collection",
     "pair_list_set",
     "prepare_dataset",

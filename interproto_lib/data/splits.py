@@ -47,8 +47,8 @@ def choose_splits(
 
     Raises:
         ConfigError: A share is out of range.
-        DatasetError: There are too few identities, or too few with two images, for what the shares ask; or an image has no
-            identity.
+        DatasetError: There are too few identities, or too few with two images, for what the shares ask; or an image has
+            no identity.
 
     Example:
         >>> people = pd.Series(["a", "a", "b", "b", "c", "c", "d", "d"])
@@ -103,9 +103,10 @@ def _how_many(where: str | Path, names: list[str], heldout_share: float, validat
         needed = [f"two {use}" for wanted, _, use in uses if wanted]
         more = f" and {n_all - _MAX_NAMED} more" if n_all > _MAX_NAMED else ""
         people = f"{n_all} {'identity' if n_all == 1 else 'identities'} ({', '.join(names[:_MAX_NAMED])}{more})"
+        shares = f"heldout_share={heldout_share:g} and validation_share={validation_share:g}"
         raise DatasetError(
-            f"{where} has {people}; with heldout_share={heldout_share:g} and validation_share={validation_share:g} there must be "
-            f"{' and '.join(needed)}. Add folders of more people, or choose other shares (0 takes nobody)."
+            f"{where} has {people}; with {shares} there must be {' and '.join(needed)}. Add folders of more people, or "
+            "choose other shares (0 takes nobody)."
         )
     return n_heldout, n_validation
 
