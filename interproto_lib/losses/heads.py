@@ -13,7 +13,7 @@ from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses.adaface import NormStatistics, adaface_logits, batch_statistics, updated_statistics
 from interproto_lib.losses.broadface import broadface_loss, compensated
-from interproto_lib.losses.cosines import at_least_float32, autocast_off, cosine_similarities
+from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_batch, cosine_similarities
 from interproto_lib.losses.curricularface import curricularface_logits, updated_progress
 from interproto_lib.losses.margin_softmax import class_scores, margin_softmax_loss
 from interproto_lib.losses.mv_softmax import mv_softmax_logits
@@ -123,7 +123,7 @@ class CurricularFaceHead(MarginHead):
         """Compute the loss; t is updated before it is used, as in the original."""
         cosines = cosine_similarities(embeddings, prototypes)
         if self.training:
-            own = cosines.detach().gather(1, labels.long()[:, None]).mean()
+            own = cosines.detach().gather(1, check_batch(cosines, labels)[:, None]).mean()
             progress = updated_progress(
                 self.progress, average_over_ranks(own), momentum=self.config.curricular_momentum
             )
@@ -212,11 +212,14 @@ class BroadFaceHead(MarginHead):
         """Compute the loss; the batch joins the queue afterwards."""
         filled = self._filled
         then = self.queue_labels[:filled]
+        now = prototypes[then].to(self.queue.dtype)
         loss, cosines = broadface_loss(
             embeddings,
             prototypes,
             labels,
-            queued=compensated(self.queue[:filled], self.queue_prototypes[:filled], prototypes[then].float()),
+            queued=compensated(
+                self.queue[:filled], self.queue_prototypes[:filled], prototypes[then].to(self.queue.dtype)
+            ),
             queued_labels=then,
             scale=self.config.scale,
             margin_rad=self.config.margin,
