@@ -217,9 +217,7 @@ class BroadFaceHead(MarginHead):
             embeddings,
             prototypes,
             labels,
-            queued=compensated(
-                self.queue[:filled], self.queue_prototypes[:filled], prototypes[then].to(self.queue.dtype)
-            ),
+            queued=compensated(self.queue[:filled], self.queue_prototypes[:filled], now),
             queued_labels=then,
             scale=self.config.scale,
             margin_rad=self.config.margin,
