@@ -4,6 +4,8 @@ from interproto_lib.models.backbone import Backbone
 from interproto_lib.models.building import BACKBONES, build_backbone
 from interproto_lib.models.checkpoints import load_backbone_weights, save_backbone
 from interproto_lib.models.complexity import count_multiply_adds, count_parameters
+from interproto_lib.models.foreign import FOREIGN_KINDS, ForeignCheckpoint, load_foreign
+from interproto_lib.models.foreign_head import load_foreign_head
 from interproto_lib.models.inputs import images_to_input
 from interproto_lib.models.ir import IRBackbone, ir50, ir100, ir152, ir_se50, ir_se100, ir_se152
 from interproto_lib.models.iresnet import IResNet, iresnet18, iresnet34, iresnet50, iresnet100
@@ -22,8 +24,10 @@ from interproto_lib.models.small import SmallBackbone, small, tiny
 
 __all__ = [
     "BACKBONES",
+    "FOREIGN_KINDS",
     "AdaFaceBackbone",
     "Backbone",
+    "ForeignCheckpoint",
     "IRBackbone",
     "IResNet",
     "MTLFaceBackbone",
@@ -49,6 +53,8 @@ __all__ = [
     "iresnet50",
     "iresnet100",
     "load_backbone_weights",
+    "load_foreign",
+    "load_foreign_head",
     "mobilefacenet",
     "mtlface_ir50",
     "save_backbone",

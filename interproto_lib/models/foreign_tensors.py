@@ -1,0 +1,107 @@
+"""Tensors out of what a foreign checkpoint holds: finding its state dict, and copying values as float32."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interproto_lib.errors import CheckpointError
+from interproto_lib.models.foreign_keys import some
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def find_state_dict(content: Any, wrappers: tuple[str, ...]) -> tuple[dict[str, Tensor], str, list[str]]:
+    """Find the state dict in what a checkpoint holds.
+
+    Args:
+        content: What was read.
+        wrappers: Names under which a state dict may stand, the first that is there is taken.
+
+    Returns:
+        Name -> tensor; the wrapper's name, empty if there is none; and all names beside it, which are left out.
+
+    Raises:
+        CheckpointError: There is none; the message is the reason.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"holds {_called(content)}, expected a state dict (names and tensors).")
+    for wrapper in wrappers:
+        inner = content.get(wrapper)
+        if isinstance(inner, Mapping):
+            tensors, others = _tensors(inner)
+            if tensors:
+                beside = [str(key)[:100] for key in content if isinstance(key, str) and key != wrapper]
+                return tensors, wrapper, beside + others
+    tensors, others = _tensors(content)
+    if not tensors:
+        raise CheckpointError(
+            f"holds no tensors by name. It holds: {some(others) or 'nothing'}. Looked for were a state dict itself and "
+            f"one under {', '.join(wrappers)}."
+        )
+    return tensors, "", others
+
+
+def _tensors(mapping: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    tensors = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
+    return tensors, [key if isinstance(key, str) else _called(key) for key in mapping if key not in tensors]
+
+
+def _called(value: object) -> str:
+    """Name a value without looking into it: what a file holds may be nested without end."""
+    if isinstance(value, Tensor):
+        return "one tensor"
+    if isinstance(value, (list, tuple, Mapping)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a value of type {type(value).__name__}"
+
+
+def require_plain(key: str, tensor: Tensor) -> None:
+    """Refuse tensors that are no plain arrays of values in the file (sparse, quantised, expanded, on "meta").
+
+    Args:
+        key: Its name, for the message.
+        tensor: The tensor; nothing is computed with it.
+
+    Raises:
+        CheckpointError: It is not plain; the message is the reason.
+    """
+    plain = (
+        type(tensor) in (Tensor, nn.Parameter)
+        and tensor.layout == torch.strided
+        and not tensor.is_quantized
+        and tensor.device.type == "cpu"
+    )
+    if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise CheckpointError(f"holds {key[:100]} as no plain array of values, expected a dense tensor.")
+
+
+def as_float32(key: str, tensor: Tensor) -> Tensor:
+    """Copy a plain tensor as float32, of its own memory.
+
+    Args:
+        key: Its name, for the message.
+        tensor: The tensor, of 16, 32 or 64 bit floating point.
+
+    Returns:
+        The copy, contiguous.
+
+    Raises:
+        CheckpointError: It has another type, or a value is not finite (in float32); the message is the reason.
+    """
+    if tensor.dtype not in FLOATING:
+        raise CheckpointError(
+            f"holds {key[:100]} as {tensor.dtype}, expected floating point. Weights made smaller for deployment are "
+            "not read: take those of the training."
+        )
+    copy = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    if not bool(torch.isfinite(copy).all()):
+        n_bad = int((~torch.isfinite(copy)).sum())
+        raise CheckpointError(
+            f"holds values that are not finite: {n_bad} of {copy.numel()} in {key[:100]}. The training diverged or the "
+            "file is damaged: take an earlier checkpoint or copy it again."
+        )
+    return copy
