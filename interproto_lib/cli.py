@@ -1,4 +1,4 @@
-"""The `interproto` command: run a comparison, run one notebook, show a preset, export HTML, check the environment."""
+"""The `interproto` command: prepare and check datasets, run a comparison or a notebook, export HTML, and more."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from interproto_lib import __version__
-from interproto_lib.errors import ConfigError, InterprotoError
+from interproto_lib.errors import ConfigError, DatasetError, InterprotoError
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -31,10 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What stands after `--` is for Snakemake; argparse itself drops the mark.
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, further = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
-    parser = _parser()
-    options = parser.parse_args(given)
+    all_commands = parser()
+    options = all_commands.parse_args(given)
     if further and options.command != "reproduce":
-        parser.error("only `interproto reproduce` takes further arguments after --")
+        all_commands.error("only `interproto reproduce` takes further arguments after --")
     options.snakemake_arguments = further
     action: Callable[[argparse.Namespace], None] = options.action
     try:
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands; what it returns has the command's function as `action`."""
     parser = argparse.ArgumentParser(prog="interproto", description=__doc__)
     parser.add_argument("--version", action="version", version=f"interproto {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -88,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_runs_dir(preset)
     preset.set_defaults(action=_preset)
 
+    _add_prepare(commands.add_parser("prepare", help="make a dataset folder of images as they lie on the disk"))
+    check = commands.add_parser("check", help="read a prepared dataset whole and compare its hashes and its card")
+    check.add_argument("folder", type=Path, help="the dataset folder")
+    check.add_argument("--source", type=Path, help="also say whether the source it was made of has changed")
+    check.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
+    check.set_defaults(action=_check)
+
     html = commands.add_parser("html", help="write executed notebooks as HTML that opens offline")
     html.add_argument("notebooks", nargs="+", type=Path, help="executed notebooks")
     html.add_argument("--output-dir", type=Path, required=True, help="folder for <notebook>.html")
@@ -96,6 +105,32 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="print versions, threads and GPU; fail where torch cannot work")
     doctor.set_defaults(action=_doctor)
     return parser
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", help="name of a card in data_manifests/, as in casia_webface")
+    parser.add_argument("source", type=Path, help="folder of images, RecordIO (.rec) or verification file (.bin)")
+    parser.add_argument("out", type=Path, nargs="?", help="the dataset folder to make (none for a .bin)")
+    parser.add_argument("--shape", default="auto", help="how the source lies (default: recognised)")
+    parser.add_argument(
+        "--ages", type=Path, metavar="FILE", help="age labels: MTLFace's .txt, or .csv/.parquet with path, age_years"
+    )
+    parser.add_argument("--image-size", type=_positive, default=112, help="pixels (default: %(default)s)")
+    parser.add_argument(
+        "--fit", default="error", help="images of another size: error, pad, crop, stretch (default: %(default)s)"
+    )
+    parser.add_argument("--heldout-share", type=float, help="share of the people held out (default: by the card)")
+    parser.add_argument("--validation-share", type=float, help="share of the people that validate")
+    parser.add_argument("--seed", type=int, default=0, help="chooses these people (default: %(default)s)")
+    parser.add_argument(
+        "--on-rejected", choices=("error", "drop"), default="error", help="images that cannot be used (default: error)"
+    )
+    parser.add_argument("--landmarks", type=Path, metavar="FILE", help="align with the five points of this file")
+    parser.add_argument("--detector", type=Path, metavar="MODEL.onnx", help="align with the faces this network finds")
+    parser.add_argument("--threads", type=_positive, default=2, help="threads that decode (default: %(default)s)")
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the source")
+    parser.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
+    parser.set_defaults(action=_prepare)
 
 
 def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
@@ -170,6 +205,70 @@ def _preset(options: argparse.Namespace) -> None:
         options.notebook.removesuffix(".ipynb"), method=options.method, seed=options.seed, runs_dir=options.runs_dir
     )
     print(yaml.safe_dump(parameters, sort_keys=False, allow_unicode=True), end="")
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from interproto_lib.data.intake import prepare_source
+    from interproto_lib.data.registry import read_card
+    from interproto_lib.data.verification_files import VERIFICATION_ENDING, check_verification_file
+    from interproto_lib.progress import count_progress
+
+    signal.signal(signal.SIGTERM, _stop)
+    card = read_card(options.dataset)
+    if options.source.suffix.lower() == VERIFICATION_ENDING and not options.source.is_dir():
+        _refuse_options(options, "ages", "heldout_share", "validation_share", "landmarks", "detector")
+        progress = count_progress(f"{card.name}: checking")
+        size = options.image_size
+        _report(check_verification_file(card, options.source, image_size=size, progress=progress), options)
+        return
+    if options.out is None:
+        raise ConfigError("Say where to make the dataset folder: interproto prepare DATASET SOURCE OUT.")
+    report = prepare_source(
+        card.name,
+        options.source,
+        options.out,
+        shape=options.shape,
+        ages=options.ages,
+        image_size=options.image_size,
+        fit=options.fit,
+        heldout_share=options.heldout_share,
+        validation_share=options.validation_share,
+        seed=options.seed,
+        on_rejected=options.on_rejected,
+        landmarks=options.landmarks,
+        detector=options.detector,
+        follow_links=options.follow_links,
+        n_threads=options.threads,
+        progress=count_progress(f"{card.name}: preparing"),
+        say=_say,
+    )
+    _report(report, options)
+
+
+def _check(options: argparse.Namespace) -> None:
+    from interproto_lib.data.intake import check_prepared
+    from interproto_lib.progress import count_progress
+
+    progress = count_progress(f"{options.folder.name}: checking", unit="block")
+    _report(check_prepared(options.folder, source=options.source, progress=progress), options)
+
+
+def _refuse_options(options: argparse.Namespace, *names: str) -> None:
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    if given:
+        raise ConfigError(f"{options.source} is a verification file and read as it is: leave out {', '.join(given)}.")
+
+
+def _report(report: Any, options: argparse.Namespace) -> None:
+    """Print a report with counts beside a card; with --strict, counts that differ are an error."""
+    _say(str(report))
+    differing = [count.key for count in report.counts if count.differs]
+    if options.strict and differing:
+        raise DatasetError(f"Counts differ from the card's ({', '.join(differing)}), which --strict refuses.")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _html(options: argparse.Namespace) -> None:

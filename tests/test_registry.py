@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
+from interproto_lib import cli
 from interproto_lib.data.registry import CARDS_VARIABLE, COUNTS, list_cards, read_card, require_dataset
 from interproto_lib.errors import DatasetNotFoundError, ManifestError
 
 REPO = Path(__file__).resolve().parents[1]
 SHIPPED = {
     *("builtin", "identity_folder", "att_faces", "casia_webface", "ms1mv2", "agedb", "fgnet", "lag"),
-    *("lfw", "cfp_fp", "cplfw", "agedb_30", "calfw"),
+    *("lfw", "cfp_fp", "cplfw", "agedb_30", "calfw", "ms1mv3", "glint360k", "webface42m"),
 }
 
 
@@ -59,6 +60,9 @@ def test_expected_counts_are_the_published_ones():
     published = {
         "casia_webface": {"identities": 10_572, "images": 490_623, "child_images": 9_326, "child_classes": 229},
         "ms1mv2": {"identities": 85_742, "images": 5_822_653, "child_classes": 1_148},
+        "ms1mv3": {"identities": 93_431, "images": 5_179_510},
+        "glint360k": {"identities": 360_232, "images": 17_091_657},
+        "webface42m": {"identities": 2_059_906, "images": 42_474_557},
         "agedb": {"pairs_c20": 3_786, "pairs_c30": 2_778},
         "fgnet": {"pairs_c20": 1_034, "pairs_c30": 372},
         "lag": {"pairs": 3_400},
@@ -102,6 +106,16 @@ def test_cards_lead_to_no_package_registry_and_hold_no_machine_paths():
             assert not re.search(r"pypi|pythonhosted|anaconda|npmjs|conda", host), file.name
         assert "/work" not in text
         assert "/home" not in text
+
+
+@pytest.mark.parametrize("name", sorted(SHIPPED - {"builtin"}))
+def test_the_last_step_is_the_command_that_prepares_the_dataset(name: str):
+    """Each command is one that the command line takes, for this dataset."""
+    last = read_card(name).how_to_obtain[-1]
+    (command,) = re.findall(r"`(interproto prepare [^`]+)`", last)
+    options = cli.parser().parse_args(command.split()[1:])
+    assert options.dataset == name
+    assert (options.out is None) == (options.source.suffix == ".bin")
 
 
 # --- finding and reading ---------------------------------------------------------------------------------------------

@@ -108,17 +108,17 @@ def compare_with_card(
         if count is None:
             meaning = "No image has an age, so children cannot be counted; no age is assumed."
         elif expected is not None and count != expected:
-            meaning = _meaning(key, count, expected, n_rejected, n_unlabelled, found["images"] if key != "pairs" else 0)
+            meaning = _meaning(key, count, expected, n_rejected, n_unlabelled)
         rows.append(CardCount(key=key, found=count, expected=expected, meaning=meaning))
     return tuple(rows)
 
 
-def _meaning(key: str, found: int, expected: int, n_rejected: int, n_unlabelled: int, n_images: int | None) -> str:
+def _meaning(key: str, found: int, expected: int, n_rejected: int, n_unlabelled: int) -> str:
     if key == "pairs":
         return "Usually another release of the file, or one that was made from another list of pairs."
     if key in ("child_images", "child_classes"):
-        if n_unlabelled:
-            return f"{n_unlabelled:,} of {n_images:,} images have no age and count as no child's."
+        if n_unlabelled and found < expected:
+            return f"Images without an age ({n_unlabelled:,}) count as no child's."
         return "Usually other age labels than the card's, or images that differ as above."
     if key == "identities":
         if found < expected:
@@ -127,7 +127,5 @@ def _meaning(key: str, found: int, expected: int, n_rejected: int, n_unlabelled:
     if found < expected:
         if found + n_rejected == expected:
             return f"The {n_rejected:,} rejected images are the difference."
-        return (
-            f"{1 - found / expected:.1%} are missing: usually a copy or an export that stopped early, or a selection."
-        )
+        return "Usually a copy or an export that stopped early, or a selection of the whole."
     return "Usually the collection before it was cleaned, or copies and thumbnails among the images."

@@ -150,8 +150,21 @@ def require_dataset(
         missing = None if absent is None else f"was found in {place}, but its file {absent} does not exist"
     if missing is None:
         return place
-    raise DatasetNotFoundError(
-        f"{card.title} ({name}) {missing}. To obtain it:\n{card.steps()}\n"
+    raise DatasetNotFoundError(not_found_message(card, missing))
+
+
+def not_found_message(card: DatasetCard, missing: str) -> str:
+    """Write the message that a dataset is not there: what was looked for, the numbered steps, terms and layout.
+
+    Args:
+        card: Its card.
+        missing: What is missing, as in "was looked for in data/lfw, which does not exist".
+
+    Returns:
+        The message.
+    """
+    return (
+        f"{card.title} ({card.name}) {missing}. To obtain it:\n{card.steps()}\n"
         f"Terms: {card.terms}\nExpected layout:\n{textwrap.indent(card.layout.rstrip(), '  ')}"
     )
 
