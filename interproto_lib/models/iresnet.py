@@ -87,7 +87,8 @@ class IResNet(Backbone):
         self.features = nn.BatchNorm1d(self.embedding_dim)
         self.features.weight.requires_grad_(False)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
+            # Without values ("meta") there is nothing to draw, and PyTorch takes ten seconds to prepare for it.
+            if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
                 nn.init.normal_(layer.weight, std=INITIAL_DEVIATION)
 
     def embed(self, images: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ class MTLFaceBackbone(IRBackbone):
 
 def _initialise(backbone: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
     for layer in backbone.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        # Without values ("meta") there is nothing to draw, and PyTorch takes ten seconds to prepare for it.
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
             fill(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
