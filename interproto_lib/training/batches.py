@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -13,9 +16,16 @@ from interproto_lib.errors import ConfigError
 LARGEST_IN_MEMORY = 4 * 2**30
 """Bytes of images up to which a CPU run reads them all at once; beyond, they stay memory-mapped."""
 
+_READING_THREADS = 4
+_BATCHES_AHEAD = 2
+_ROWS_AT_A_TIME = 4096
+
 
 class EpochBatches:
     """Shuffled, mirrored batches of one dataset split, kept on the device where they fit.
+
+    Images that do not fit are read by a few threads while the batches before them are worked on, on the way to a GPU
+    through page-locked memory; the batches are the same.
 
     Args:
         images: (N, h, w, 3) uint8 of the whole dataset, in memory or memory-mapped.
@@ -27,7 +37,7 @@ class EpochBatches:
         device: Where batches are wanted.
 
     Raises:
-        ConfigError: There are fewer images than a batch holds.
+        ConfigError: There are fewer images than a batch holds, or rows that the dataset has not.
     """
 
     def __init__(
@@ -43,6 +53,8 @@ class EpochBatches:
     ) -> None:
         if len(rows) < batch_size:
             raise ConfigError(f"batch_size={batch_size} is larger than the {len(rows)} training images")
+        if rows.min() < 0 or rows.max() >= len(images):
+            raise ConfigError(f"rows go from {rows.min()} to {rows.max()}, but there are {len(images)} images")
         self._images = images
         self._rows = rows
         self._labels = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)).to(device)
@@ -72,11 +84,16 @@ class EpochBatches:
         mirrored = torch.rand(len(self._rows), generator=generator) < (0.5 if self._flip else 0.0)
         mirrored = mirrored.to(self._device)
         order_on_device = order.to(self._device)
-        for step in range(first_step, self.steps_per_epoch):
-            part = slice(step * self._batch_size, (step + 1) * self._batch_size)
-            images = self._gather(order[part], order_on_device[part])
-            images = torch.where(mirrored[part, None, None, None], images.flip(2), images)
-            yield images, self._labels[order_on_device[part]]
+        steps = range(first_step, self.steps_per_epoch)
+        parts = [slice(step * self._batch_size, (step + 1) * self._batch_size) for step in steps]
+        if self._resident is not None:
+            found = (self._resident[order_on_device[part]] for part in parts)
+        else:
+            found = self._read_ahead([order[part].numpy() for part in parts])
+        with closing(found):
+            for part, images in zip(parts, found, strict=True):
+                mirrors = mirrored[part, None, None, None]
+                yield torch.where(mirrors, images.flip(2), images), self._labels[order_on_device[part]]
 
     def _load_resident(self) -> Tensor | None:
         """The training images on the device, or None where they are too large (half of a GPU's free memory)."""
@@ -85,15 +102,43 @@ class EpochBatches:
         limit = torch.cuda.mem_get_info(self._device)[0] // 2 if on_gpu else LARGEST_IN_MEMORY
         if n_bytes > limit:
             return None
-        return torch.from_numpy(self._images[self._rows]).to(self._device)
+        resident = torch.empty((len(self._rows), *self._images.shape[1:]), dtype=torch.uint8, device=self._device)
+        for start in range(0, len(self._rows), _ROWS_AT_A_TIME):  # in parts, so that main memory never holds all twice
+            part = slice(start, start + _ROWS_AT_A_TIME)
+            resident[part] = torch.from_numpy(self._images[self._rows[part]]).to(self._device)
+        return resident
 
-    def _gather(self, positions: Tensor, positions_on_device: Tensor) -> Tensor:
-        if self._resident is not None:
-            return self._resident[positions_on_device]
-        images = torch.from_numpy(self._images[self._rows[positions.numpy()]])
-        if self._device.type == "cuda":
-            return images.pin_memory().to(self._device, non_blocking=True)
-        return images
+    def _read_ahead(self, positions: Sequence[np.ndarray]) -> Generator[Tensor, None, None]:
+        """The images at each of these positions (b,), read while earlier ones are in use."""
+        with ThreadPoolExecutor(_READING_THREADS, thread_name_prefix="batches") as readers:
+            ahead: deque[tuple[Tensor, list[Future[None]]]] = deque()
+            try:
+                for step in range(len(positions) + _BATCHES_AHEAD):
+                    if step < len(positions):
+                        ahead.append(self._begin_reading(readers, self._rows[positions[step]]))
+                    if step >= _BATCHES_AHEAD:
+                        images, parts = ahead.popleft()
+                        for part in parts:
+                            part.result()
+                        yield images.to(self._device, non_blocking=True)
+            finally:
+                readers.shutdown(cancel_futures=True)
+
+    def _begin_reading(self, readers: ThreadPoolExecutor, rows: np.ndarray) -> tuple[Tensor, list[Future[None]]]:
+        images = torch.empty(
+            (len(rows), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
+        )
+        places = np.array_split(images.numpy(), _READING_THREADS)
+        parts = [
+            readers.submit(_read_rows, self._images, part, place)
+            for part, place in zip(np.array_split(rows, _READING_THREADS), places, strict=True)
+        ]
+        return images, parts
+
+
+def _read_rows(images: np.ndarray, rows: np.ndarray, place: np.ndarray) -> None:
+    """Copy rows into a place; other threads run meanwhile, for numpy lets go of the interpreter."""
+    np.take(images, rows, axis=0, out=place, mode="clip")  # the rows are valid; checking them would copy once more
 
 
 def _mixed_seed(seed: int, epoch: int) -> int:
