@@ -235,7 +235,7 @@ def bounds(source, *, seeds=(0,), epochs=14):
     manifest = pd.DataFrame(
         {"identity": ["a", "b", "c"], "split": ["train", "train", "heldout"], "source": source}, dtype=object
     )
-    runs = {"arcface": [SimpleNamespace(config=TrainConfig(epochs=epochs), seed=seed) for seed in seeds]}
+    runs = {"arcface": [SimpleNamespace(imported=None, config=TrainConfig(epochs=epochs), seed=seed) for seed in seeds]}
     return describe_bounds(manifest, runs)
 
 
@@ -278,9 +278,11 @@ def test_tables_spell_methods_and_measures():
 def test_methods_are_named_as_people_and_as_parameters_know_them():
     summary = {"accuracy": 0.9, "images_per_second": 1234.5, "n_pushed_apart": 7}
     runs = {
-        "arcface": [SimpleNamespace(config=TrainConfig(inter_prototype="none"), summary=summary, seed=0)],
+        "arcface": [
+            SimpleNamespace(imported=None, config=TrainConfig(inter_prototype="none"), summary=summary, seed=0)
+        ],
         "interproto-sum": [
-            SimpleNamespace(config=TrainConfig(inter_prototype="child", seed=s), summary=summary, seed=s)
+            SimpleNamespace(imported=None, config=TrainConfig(inter_prototype="child", seed=s), summary=summary, seed=s)
             for s in (0, 2)
         ],
     }
@@ -334,7 +336,7 @@ def test_settings_that_differ_are_named():
     classes = pd.DataFrame({"n_images": [3, 4], "is_child": [True, False]})
 
     def run(**settings):
-        return SimpleNamespace(config=TrainConfig(**settings), classes=classes)
+        return SimpleNamespace(imported=None, config=TrainConfig(**settings), classes=classes)
 
     alone = describe_methods({"arcface": [run()]})
     assert alone.startswith("1 training of 1 method, each on 7 images of 2 identities, 1 of them child identities.")

@@ -64,7 +64,8 @@ def judge_run(
     One epoch is chosen for the run, on the validation pairs of the first test set in the order of `PAIR_KINDS` (C20
     where there is any), and thresholds for each test set on its own validation pairs. A test set that shares people
     with these validation pairs has its epoch chosen on its own. Only `best_on_test` chooses an epoch on the test set
-    itself. Of equally good epochs the latest is taken.
+    itself. Of equally good epochs the latest is taken. A run with a single epoch, such as an imported one, leaves
+    nothing to choose: by every rule that epoch is judged.
 
     Args:
         tests: Name of the test set -> its scores.
@@ -86,7 +87,7 @@ def judge_run(
     judged = {}
     for name, scores in tests.items():
         epochs = _epochs_to_judge(scores, evaluation, chosen)
-        if chosen_on & _people(scores):
+        if scores.epochs != (1,) and chosen_on & _people(scores):
             own = validation.get(name)
             epochs = (_best_epoch(own),) if own is not None and not _why_too_few(own, "validation") else ()
         judged[name] = _judge(scores, validation.get(name), evaluation, epochs)

@@ -233,16 +233,17 @@ def _made_from(test_set: VerificationSet, evaluation: EvaluationConfig) -> dict[
 
 
 def _check_trained_on(run: RunFolder, dataset: FaceDataset) -> None:
-    advice = "Train it anew with notebooks/02_train.ipynb under another name, or make the dataset as it was."
+    was, again = "trained on", "Train it anew with notebooks/02_train.ipynb"
+    if run.imported is not None:
+        was, again = "imported with", "Import it anew"
+    advice = f"{again} under another name, or make the dataset as it was."
     if run.dataset_info["images_sha256"] != hash_images(dataset):
-        raise RunError(
-            f"Run {run.name!r} was trained on other images than dataset {dataset.name!r} now holds. {advice}"
-        )
+        raise RunError(f"Run {run.name!r} was {was} other images than dataset {dataset.name!r} now holds. {advice}")
     not_trained = dataset.manifest.loc[dataset.manifest["split"] != "train", "identity"]
     shared = sorted(set(run.classes["identity"]) & set(not_trained))
     if shared:
         raise RunError(
-            f"Run {run.name!r} was trained on {len(shared)} people who are now held out or validate in dataset "
+            f"Run {run.name!r} was {was} {len(shared)} people who are now held out or validate in dataset "
             f"{dataset.name!r} (first: {', '.join(map(repr, shared[:3]))}). {advice}"
         )
 

@@ -4,6 +4,7 @@ from interproto_lib.models.backbone import Backbone
 from interproto_lib.models.building import BACKBONES, build_backbone
 from interproto_lib.models.checkpoints import load_backbone_weights, save_backbone
 from interproto_lib.models.complexity import count_multiply_adds, count_parameters
+from interproto_lib.models.export import backbone_name, export_onnx, export_safetensors, open_backbone
 from interproto_lib.models.foreign import FOREIGN_KINDS, ForeignCheckpoint, load_foreign
 from interproto_lib.models.foreign_head import load_foreign_head
 from interproto_lib.models.inputs import images_to_input
@@ -38,9 +39,12 @@ __all__ = [
     "adaface_ir50",
     "adaface_ir101",
     "adaface_ir_se50",
+    "backbone_name",
     "build_backbone",
     "count_multiply_adds",
     "count_parameters",
+    "export_onnx",
+    "export_safetensors",
     "images_to_input",
     "ir50",
     "ir100",
@@ -57,6 +61,7 @@ __all__ = [
     "load_foreign_head",
     "mobilefacenet",
     "mtlface_ir50",
+    "open_backbone",
     "save_backbone",
     "small",
     "tiny",

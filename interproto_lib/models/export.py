@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from interproto_lib import __version__
 from interproto_lib.errors import CheckpointError, ConfigError
 from interproto_lib.files import atomic_write
-from interproto_lib.models import BACKBONES, Backbone, build_backbone, load_backbone_weights, save_backbone
+from interproto_lib.models.backbone import Backbone
+from interproto_lib.models.building import BACKBONES, build_backbone
+from interproto_lib.models.checkpoints import load_backbone_weights, save_backbone
 from interproto_lib.models.inference import for_inference
 
 ONNX_INPUT = "images"

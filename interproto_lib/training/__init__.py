@@ -1,7 +1,8 @@
-"""Training: from a dataset and settings to a run folder (Algorithm 1 of the paper)."""
+"""Training: from a dataset and settings, or from a network trained elsewhere, to a run folder."""
 
+from interproto_lib.training.imported import import_run
 from interproto_lib.training.loop import train
 from interproto_lib.training.recognizer import Recognizer
 from interproto_lib.training.schedule import learning_rate_at
 
-__all__ = ["Recognizer", "learning_rate_at", "train"]
+__all__ = ["Recognizer", "import_run", "learning_rate_at", "train"]

@@ -14,9 +14,11 @@ from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.comparison import SPLIT_WORDS
 from interproto_lib.views.held_out import CHILD_ADULT_GAPS, gap_words
+from interproto_lib.views.imported_runs import describe_imported
 from interproto_lib.views.style import display_names
 from interproto_lib.views.wording import compared, listed, number
 
+_NOT_KNOWN = "?"
 BUILT_IN_SOURCE = "synthetic"
 """What the column `source` of a manifest says of the built-in faces."""
 
@@ -30,10 +32,13 @@ def methods_table(runs: Mapping[str, Sequence[RunFolder]]) -> pd.DataFrame:
     Returns:
         One row a method: its spelling and the name that parameters know it by, loss, scope, reduction and weight of the
         Inter-Prototype loss (a dash where it is off), prototypes pushed apart, seeds, and training accuracy and images
-        a second, mean over the seeds.
+        a second, mean over the seeds. Of an imported network a question mark stands for what is not known.
     """
     rows = []
     for method, spelling in display_names(runs).items():
+        if any(run.imported is not None for run in runs[method]):
+            rows.append(_imported_row(method, spelling, runs[method]))
+            continue
         config, summaries = runs[method][0].config, [run.summary for run in runs[method]]
         is_on = config.inter_prototype != "none"
         rows.append(
@@ -62,7 +67,18 @@ def describe_methods(runs: Mapping[str, Sequence[RunFolder]]) -> str:
     Returns:
         The sentences. Settings that differ are named, since one that differs beyond the loss makes the comparison
         unequal; those that only say where a training runs and what it records (`UNDECISIVE_SETTINGS`) do not count.
+        Imported networks are told apart.
     """
+    imported = describe_imported(runs)
+    trained = {method: [run for run in of if run.imported is None] for method, of in runs.items()}
+    trained = {method: of for method, of in trained.items() if of}
+    if not trained:
+        return imported
+    said = _describe_trained(trained)
+    return f"{said} {imported}" if imported else said
+
+
+def _describe_trained(runs: Mapping[str, Sequence[RunFolder]]) -> str:
     every = [run for of_method in runs.values() for run in of_method]
     classes = every[0].classes
     settings = [
@@ -98,15 +114,13 @@ def describe_bounds(manifest: pd.DataFrame, runs: Mapping[str, Sequence[RunFolde
     n_validation = manifest.loc[manifest["split"] == "validation", "identity"].nunique()
     n_held_out = manifest.loc[manifest["split"] == "heldout", "identity"].nunique()
     validation = f", {n_validation:,} to choose epochs and thresholds on" if n_validation else ""
-    networks = listed([f"`{name}`" for name in dict.fromkeys(run.config.backbone for run in every)])
-    epochs = sorted({run.config.epochs for run in every})
+    networks = _networks(every)
     of_source = manifest["source"] == BUILT_IN_SOURCE
     is_drawn = bool(of_source.all())
     pictures = "drawn faces" if is_drawn else "drawn faces and photographs" if of_source.any() else "photographs"
     text = (
         f"All of this was measured on {pictures}: {n_train:,} people to train on{validation} and {n_held_out:,} to "
-        f"test on, with the network {networks} trained for {listed([str(n) for n in epochs])} "
-        f"epoch{'' if epochs == [1] else 's'}."
+        f"test on, with {networks}."
     )
     if is_drawn:
         text += (
@@ -317,6 +331,37 @@ def _capital(words: str) -> str:
 
 def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
+def _networks(runs: Sequence[RunFolder]) -> str:
+    parts = []
+    trained = [run.config for run in runs if run.imported is None]
+    imported = [run.config.backbone for run in runs if run.imported is not None]
+    if trained:
+        names = listed([f"`{name}`" for name in dict.fromkeys(config.backbone for config in trained)])
+        epochs = sorted({config.epochs for config in trained})
+        over = f"{listed([str(n) for n in epochs])} epoch{'' if epochs == [1] else 's'}"
+        parts.append(f"the network {names} trained for {over}")
+    if imported:
+        parts.append(f"the imported network {listed([f'`{name}`' for name in dict.fromkeys(imported)])}")
+    return listed(parts)
+
+
+def _imported_row(method: str, spelling: str, runs: Sequence[RunFolder]) -> dict[str, str]:
+    config, known = runs[0].config, (runs[0].imported or {}).get("known_settings", [])
+    off = "–" if "inter_prototype" in known and config.inter_prototype == "none" else ""
+    return {
+        "method": spelling,
+        "name": method,
+        "loss": _margin_words(config) if "margin_loss" in known else _NOT_KNOWN,
+        "scope": off or (config.inter_prototype if "inter_prototype" in known else _NOT_KNOWN),
+        "reduction": off or (config.ip_reduction if "ip_reduction" in known else _NOT_KNOWN),
+        "λ": off or (f"{config.ip_weight:g}" if "ip_weight" in known else _NOT_KNOWN),
+        "pushed apart": off or _NOT_KNOWN,
+        "seeds": ", ".join(str(run.seed) for run in runs),
+        "training accuracy": _NOT_KNOWN,
+        "images/s": _NOT_KNOWN,
+    }
 
 
 def _margin_words(config: TrainConfig) -> str:
