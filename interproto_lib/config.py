@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from interproto_lib.errors import ConfigError
+from interproto_lib.setting_checks import checked_type, require
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,6 +28,8 @@ MarginLoss = Literal[
     "adaface",
     "broadface",
 ]
+AgeMethodName = Literal["none", "oe_cnn", "ae_cnn", "dal", "mtlface"]
+Decorrelation = Literal["absolute", "square"]
 InterPrototypeScope = Literal["none", "child", "all"]
 Reduction = Literal["sum", "mean"]
 Schedule = Literal["milestones", "cosine"]
@@ -45,22 +47,6 @@ UNDECISIVE_SETTINGS: frozenset[str] = frozenset(
 A run may go on, or be given back, with other values of these; every other setting must be as it was. Device and threads
 change the order of additions, hence the last bits of a result, never its meaning. `keep_every_epoch` is not among them:
 it decides which files a run has."""
-
-
-_OF_MARGIN_LOSSES = {
-    "mv_hard_weight": ("mv_am", "mv_arc"),
-    "mv_adaptive": ("mv_am", "mv_arc"),
-    "mv_easy_margin": ("mv_am", "mv_arc"),
-    "curricular_momentum": ("curricularface",),
-    "adaface_concentration": ("adaface",),
-    "adaface_ema": ("adaface",),
-    "broadface_queue": ("broadface",),
-    "sphereface_lambda_start": ("sphereface",),
-    "sphereface_lambda_decay": ("sphereface",),
-    "sphereface_lambda_min": ("sphereface",),
-}
-_OF_THE_LOSS = ("ip_reduction", "ip_weight")
-_OF_CHILD_IDENTITIES = ("min_child_images", "child_below_years", "unlabelled_as_years")
 
 
 def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **named: Any) -> Settings:
@@ -93,38 +79,6 @@ def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **nam
     return settings(**{name: namespace[name] for name in names}, **named)
 
 
-def _require(holds: bool, name: str, value: Any, rule: str) -> None:
-    if not holds:
-        raise ConfigError(f"{name}={value!r}: must be {rule}")
-
-
-def _checked_type(name: str, value: Any, hint: Any) -> Any:
-    """Give `value` as the field's type, or raise ConfigError: whole numbers pass for floats, lists for tuples."""
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-        origin = typing.get_origin(hint)
-    if origin is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ConfigError(f"{name}={value!r}: must be one of {', '.join(map(repr, choices))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)) or not all(type(v) is int for v in value):
-            raise ConfigError(f"{name}={value!r}: must be a list of whole numbers")
-        return tuple(value)
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:
-        advice = " (YAML reads 1e-3 as text: write 1.0e-3)" if hint is float and isinstance(value, str) else ""
-        raise ConfigError(f"{name}={value!r}: must be of type {hint.__name__}, not {type(value).__name__}{advice}")
-    if hint is float and not math.isfinite(value):
-        raise ConfigError(f"{name}={value!r}: must be finite")
-    return value
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what one training computes (Algorithm 1 of the paper and what it leaves open).
@@ -154,6 +108,14 @@ class TrainConfig:
             or `all`.
         ip_reduction: `sum` over ordered pairs (Eq. 5) or `mean` over all n x n entries (the official code).
         ip_weight: Weight lambda of the Inter-Prototype loss (Eq. 7).
+        age_method: Age-invariant method trained with, a name of `interproto_lib.methods.METHODS`, or `none`.
+        age_weight: Weight of its age loss. Published: 0.001 for `oe_cnn` and `mtlface`, 0.1 for `dal`; not published
+            for `ae_cnn`.
+        dal_weight: `dal`: weight of the correlation between age and identity parts.
+        dal_measure: `dal`: that correlation's `absolute` value (text) or its `square` (code).
+        dal_opponent_steps: `dal`: steps in a round that look for the correlation.
+        dal_steps: `dal`: steps in a round that train everything else.
+        mtl_reversed_weight: `mtlface`: weight of the age loss on the identity part, behind a gradient reversal.
         min_child_images: An identity counts as a child identity from this many child images on.
         child_below_years: An image shows a child below this age in years.
         unlabelled_as_years: Age in years given to images without an age label; None leaves them unlabelled. The
@@ -199,6 +161,13 @@ class TrainConfig:
     inter_prototype: InterPrototypeScope = "none"
     ip_reduction: Reduction = "mean"
     ip_weight: float = 1.0
+    age_method: AgeMethodName = "none"
+    age_weight: float = 0.001
+    dal_weight: float = 0.1
+    dal_measure: Decorrelation = "absolute"
+    dal_opponent_steps: int = 20
+    dal_steps: int = 50
+    mtl_reversed_weight: float = 0.002
     min_child_images: int = 5
     child_below_years: float = 13.0
     unlabelled_as_years: float | None = None
@@ -225,52 +194,56 @@ class TrainConfig:
         """Check types and ranges."""
         for field in dataclasses.fields(self):
             object.__setattr__(
-                self, field.name, _checked_type(field.name, getattr(self, field.name), _HINTS[field.name])
+                self, field.name, checked_type(field.name, getattr(self, field.name), _HINTS[field.name])
             )
-        _require(self.embedding_dim >= 2, "embedding_dim", self.embedding_dim, "at least 2")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
-        _require(self.scale > 0, "scale", self.scale, "above 0")
+        require(self.embedding_dim >= 2, "embedding_dim", self.embedding_dim, "at least 2")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "in [0, 1)")
+        require(self.scale > 0, "scale", self.scale, "above 0")
         self._check_margin_loss()
-        _require(self.ip_weight >= 0, "ip_weight", self.ip_weight, "0 or more")
-        _require(self.min_child_images >= 1, "min_child_images", self.min_child_images, "at least 1")
-        _require(self.child_below_years > 0, "child_below_years", self.child_below_years, "above 0")
+        require(self.ip_weight >= 0, "ip_weight", self.ip_weight, "0 or more")
+        for name in ("age_weight", "dal_weight", "mtl_reversed_weight"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        require(self.dal_opponent_steps >= 0, "dal_opponent_steps", self.dal_opponent_steps, "0 or more")
+        require(self.dal_steps >= 1, "dal_steps", self.dal_steps, "at least 1")
+        require(self.min_child_images >= 1, "min_child_images", self.min_child_images, "at least 1")
+        require(self.child_below_years > 0, "child_below_years", self.child_below_years, "above 0")
         if self.unlabelled_as_years is not None:
-            _require(
+            require(
                 self.unlabelled_as_years >= 0, "unlabelled_as_years", self.unlabelled_as_years, "0 or more, or None"
             )
-        _require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
-        _require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (for batch normalisation)")
-        _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
+        require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (for batch normalisation)")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         rising = list(self.milestones) == sorted(set(self.milestones))
-        _require(
+        require(
             rising and all(m >= 1 for m in self.milestones), "milestones", self.milestones, "rising epochs from 1 on"
         )
         if self.schedule == "cosine" and self.milestones:
             raise ConfigError(f"milestones={self.milestones} mean nothing with schedule='cosine'; drop one of the two")
-        _require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "between 0 and epochs")
-        _require(self.threads >= 0, "threads", self.threads, "0 or more")
-        _require(self.log_every_steps >= 1, "log_every_steps", self.log_every_steps, "at least 1")
-        _require(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", self.checkpoint_every_steps, "0 or more")
+        require(0 <= self.warmup_epochs <= self.epochs, "warmup_epochs", self.warmup_epochs, "between 0 and epochs")
+        require(self.threads >= 0, "threads", self.threads, "0 or more")
+        require(self.log_every_steps >= 1, "log_every_steps", self.log_every_steps, "at least 1")
+        require(self.checkpoint_every_steps >= 0, "checkpoint_every_steps", self.checkpoint_every_steps, "0 or more")
 
     def _check_margin_loss(self) -> None:
         if self.margin_loss in ("softmax", "sphereface"):
-            _require(self.scale == 1, "scale", self.scale, f"1 for margin_loss={self.margin_loss!r}, which has none")
+            require(self.scale == 1, "scale", self.scale, f"1 for margin_loss={self.margin_loss!r}, which has none")
         if self.margin_loss in ("softmax", "normface"):
-            _require(self.margin == 0, "margin", self.margin, f"0 for margin_loss={self.margin_loss!r}")
+            require(self.margin == 0, "margin", self.margin, f"0 for margin_loss={self.margin_loss!r}")
         elif self.margin_loss == "sphereface":
             whole = self.margin >= 1 and self.margin == int(self.margin)
-            _require(whole, "margin", self.margin, "a whole number from 1 on for margin_loss='sphereface'")
+            require(whole, "margin", self.margin, "a whole number from 1 on for margin_loss='sphereface'")
         else:
-            _require(0 <= self.margin < math.pi / 2, "margin", self.margin, "in [0, pi/2)")
-        _require(self.mv_hard_weight >= 0, "mv_hard_weight", self.mv_hard_weight, "0 or more")
-        _require(0 <= self.curricular_momentum <= 1, "curricular_momentum", self.curricular_momentum, "in [0, 1]")
-        _require(self.adaface_concentration > 0, "adaface_concentration", self.adaface_concentration, "above 0")
-        _require(0 <= self.adaface_ema <= 1, "adaface_ema", self.adaface_ema, "in [0, 1]")
-        _require(self.broadface_queue >= 1, "broadface_queue", self.broadface_queue, "at least 1")
+            require(0 <= self.margin < math.pi / 2, "margin", self.margin, "in [0, pi/2)")
+        require(self.mv_hard_weight >= 0, "mv_hard_weight", self.mv_hard_weight, "0 or more")
+        require(0 <= self.curricular_momentum <= 1, "curricular_momentum", self.curricular_momentum, "in [0, 1]")
+        require(self.adaface_concentration > 0, "adaface_concentration", self.adaface_concentration, "above 0")
+        require(0 <= self.adaface_ema <= 1, "adaface_ema", self.adaface_ema, "in [0, 1]")
+        require(self.broadface_queue >= 1, "broadface_queue", self.broadface_queue, "at least 1")
         for name in ("sphereface_lambda_start", "sphereface_lambda_decay", "sphereface_lambda_min"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> TrainConfig:
@@ -324,36 +297,6 @@ class TrainConfig:
 _HINTS: dict[str, Any] = typing.get_type_hints(TrainConfig)
 
 
-def deciding_settings(config: TrainConfig) -> dict[str, Any]:
-    """Give the settings that decide what a training computes, those that mean nothing in it as None.
-
-    Settings of other margin losses mean nothing. Without the Inter-Prototype loss its reduction, its weight and who is
-    a child identity mean nothing; with the loss on all prototypes the latter does not. The seed is left out: it tells
-    repetitions apart, not methods.
-
-    Args:
-        config: The settings of a training.
-
-    Returns:
-        Setting -> value; two trainings of one seed that are equal in all of them compute the same.
-
-    Example:
-        >>> one, other = TrainConfig(ip_weight=1.0), TrainConfig(ip_weight=2.0)
-        >>> one.inter_prototype, deciding_settings(one) == deciding_settings(other)
-        ('none', True)
-    """
-    unused = {name for name, losses in _OF_MARGIN_LOSSES.items() if config.margin_loss not in losses}
-    if config.inter_prototype != "child":
-        unused.update(_OF_CHILD_IDENTITIES)
-    if config.inter_prototype == "none":
-        unused.update(_OF_THE_LOSS)
-    return {
-        name: None if name in unused else value
-        for name, value in config.to_dict().items()
-        if name != "seed" and name not in UNDECISIVE_SETTINGS
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """How a trained run is judged where the paper and the official code differ, and where both look at the test set.
@@ -384,7 +327,7 @@ class EvaluationConfig:
         """Check types."""
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
-            _checked_type(field.name, getattr(self, field.name), hints[field.name])
+            checked_type(field.name, getattr(self, field.name), hints[field.name])
 
 
 _PAPER: dict[str, Any] = {

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from interproto_lib.config import EvaluationConfig, TrainConfig, deciding_settings
+from interproto_lib.config import EvaluationConfig, TrainConfig
+from interproto_lib.deciding_settings import deciding_settings
 from interproto_lib.errors import ConfigError
 
 PRESETS_DIR = Path(__file__).resolve().parents[1] / "notebooks" / "presets"

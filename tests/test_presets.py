@@ -15,8 +15,9 @@ from toy import toy_dataset
 
 from interproto_lib import presets
 from interproto_lib.analysis import published_table
-from interproto_lib.config import TrainConfig, deciding_settings
+from interproto_lib.config import TrainConfig
 from interproto_lib.data import evaluation_sets
+from interproto_lib.deciding_settings import deciding_settings
 from interproto_lib.errors import ConfigError
 from interproto_lib.presets import list_presets, read_preset
 

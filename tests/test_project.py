@@ -35,7 +35,9 @@ LAYERS = (
     ("models", "losses"),
     ("data",),
     ("runs", "presets"),
+    ("deciding_settings",),
     ("config",),
+    ("setting_checks",),
     ("files", "progress", "devices"),
     ("errors",),
 )

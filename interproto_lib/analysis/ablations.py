@@ -14,7 +14,7 @@ from interproto_lib.analysis.comparison import comparison_results, held_out_accu
 from interproto_lib.analysis.embedding import load_embeddings
 from interproto_lib.analysis.published import paper_row, published_table
 from interproto_lib.analysis.similarity_summary import summarise_similarity
-from interproto_lib.config import deciding_settings
+from interproto_lib.deciding_settings import deciding_settings
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import Result, RunFolder
 

@@ -23,7 +23,9 @@ CHILD_BELOW_YEARS = 13.0
 AGE_GROUPS = ("0-12", "13-18", "19-25", "26-35", "36-45", "46-55", "56-65", ">=66")
 """The eight age groups of the paper (section 3), in completed years."""
 
-_GROUP_STARTS = (0, 13, 19, 26, 36, 46, 56, 66)
+AGE_GROUP_STARTS = (0, 13, 19, 26, 36, 46, 56, 66)
+"""First age in years of each group."""
+
 _TEXT_COLUMNS = ("path", "identity", "split", "source")
 
 
@@ -184,7 +186,7 @@ def age_group(age_years: ArrayLike) -> pd.Categorical:
         ['0-12', '13-18', '>=66', 'nan']
     """
     ages = SourceTable(frame=pd.DataFrame({"age_years": np.asarray(age_years)}), where="ages").ages()
-    codes = np.searchsorted(_GROUP_STARTS, ages, side="right") - 1
+    codes = np.searchsorted(AGE_GROUP_STARTS, ages, side="right") - 1
     names = np.array([*AGE_GROUPS, None], dtype=object)
     groups = names[np.where(np.isnan(ages), len(AGE_GROUPS), codes)]
     return pd.Categorical(groups, categories=list(AGE_GROUPS), ordered=True)

@@ -1,0 +1,44 @@
+"""Embeddings from which a learned age part is taken away: the recogniser of DAL and of AE-CNN."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from interproto_lib.models import Backbone
+
+
+class SeparatedBackbone(Backbone):
+    """A backbone whose embedding x is split into x = x_id + x_age; it gives x_id.
+
+    Args:
+        backbone: Gives x, (b, d).
+        age_part: Gives what is taken for the age, (b, d), from x.
+        identity_of_age: Linear map that age is brought to the space of x by; None for x_age itself.
+    """
+
+    def __init__(self, backbone: Backbone, age_part: nn.Module, identity_of_age: nn.Module | None = None) -> None:
+        super().__init__(embedding_dim=backbone.embedding_dim, image_size=backbone.image_size, dropout=backbone.dropout)
+        self.backbone = backbone
+        self.age_part = age_part
+        self.identity_of_age = nn.Identity() if identity_of_age is None else identity_of_age
+
+    def separate(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Give x_id and x_age, (b, d) each, of a batch of images (see `forward`)."""
+        self._check_images(images)
+        whole = self.backbone.embed(images)
+        age = self.age_part(whole)
+        return whole - self.identity_of_age(age), age
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embed a batch that has been checked: x_id."""
+        return self.separate(images)[0]
+
+
+def residual_mapping(dim: int) -> nn.Sequential:
+    """Two linear layers with ReLU, d to d: R of DAL."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+
+
+def age_classifier(dim: int, n_groups: int) -> nn.Sequential:
+    """Two linear layers with ReLU and one to the age groups, as the Inter-Prototype authors' version of DAL has it."""
+    return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, n_groups))
