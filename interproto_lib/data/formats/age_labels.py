@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 import warnings
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from interproto_lib.data.collections import text_column
 from interproto_lib.data.tables import SourceTable, read_table
 from interproto_lib.errors import ManifestError
 
@@ -24,6 +27,9 @@ AGE_LABELS_ENDING = ".txt"
 """A table of this ending is taken for a list of age labels; others are CSV or Parquet."""
 
 _MAX_NAMED = 10
+_MAX_LINE_BYTES = 2**16
+_CHUNK_ROWS = 2**16
+_MARK = b"\xef\xbb\xbf"  # a byte order mark
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +56,7 @@ def read_age_labels(path: str | Path) -> pd.DataFrame:
     gender are not read.
 
     Args:
-        path: The list, UTF-8.
+        path: The list, UTF-8, with or without a byte order mark, Unix or Windows ends of line.
 
     Returns:
         One row a line: `path` (str, unique, relative to the dataset's folder) and `age_years` (float64, 0 to 130).
@@ -59,7 +65,8 @@ def read_age_labels(path: str | Path) -> pd.DataFrame:
         ManifestError: There is no such file, or a line is not of this form; the message names file and line.
     """
     table = _age_labels_table(Path(path))
-    return table.frame.assign(age_years=table.ages())
+    table.check_paths()
+    return table.frame[list(AGE_COLUMNS)].assign(age_years=table.ages())
 
 
 def ages_of_images(
@@ -80,12 +87,7 @@ def ages_of_images(
     Raises:
         ManifestError: The table is malformed, has rows that match no image, or none that match any.
     """
-    file = Path(table_file)
-    if file.suffix.lower() == AGE_LABELS_ENDING:
-        table = _age_labels_table(file)
-    else:
-        table = read_table(file, text_columns=AGE_COLUMNS)
-        table.require_columns(AGE_COLUMNS)
+    table = age_table(Path(table_file))
     table.check_paths()
     values = table.ages()
     position = {composed(path): row for row, path in enumerate(paths)}
@@ -122,43 +124,86 @@ def _report_unmatched(
     raise ManifestError(f"{what} Paths are relative to that folder, such as {example!r}. Correct them{way_on}.")
 
 
+def age_table(file: Path) -> SourceTable:
+    """Read a table of ages as it stands: nothing is checked but that it can be read.
+
+    Args:
+        file: A .csv or .parquet with the columns `path` and `age_years`, or a list of age labels ending in .txt.
+
+    Returns:
+        `path` and `age_years`, not yet numbers where they were read from text; from a list also `id`. Held by Arrow,
+        a list of 5.8 million lines takes half a GB.
+
+    Raises:
+        ManifestError: There is no such file, or it is malformed.
+    """
+    if file.suffix.lower() == AGE_LABELS_ENDING:
+        return _age_labels_table(file)
+    table = read_table(file, text_columns=AGE_COLUMNS)
+    table.require_columns(AGE_COLUMNS)
+    return table
+
+
 def _age_labels_table(file: Path) -> SourceTable:
     if not file.is_file():
         raise ManifestError(f"There is no list of age labels {file}. Check the path.")
-    paths: list[str] = []
-    ages: list[str] = []
+    import pyarrow as pa
+
+    chunks: list[tuple[pa.Array, ...]] = []
+    rows: list[tuple[str, str, str]] = []
     lines = array("q")
+    for number, row in _age_label_lines(file):
+        rows.append(row)
+        lines.append(number)
+        if len(rows) == _CHUNK_ROWS:
+            chunks.append(tuple(pa.array(column) for column in zip(*rows, strict=True)))
+            rows = []
+    if rows:
+        chunks.append(tuple(pa.array(column) for column in zip(*rows, strict=True)))
+    if not chunks:
+        raise ManifestError(f"{file} is empty; expected one line `id path age gender` for each image.")
+    columns = {
+        name: text_column(pa.chunked_array(list(pieces)))
+        for name, pieces in zip(("path", "age_years", "id"), zip(*chunks, strict=True), strict=True)
+    }
+    return SourceTable(frame=pd.DataFrame(columns), where=str(file), lines=np.asarray(lines, dtype=np.int64))
+
+
+def _age_label_lines(file: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
+    """Yield number, and path, age and id, of each line that is not blank."""
     dataset = ""
     with file.open("rb") as handle:
-        for number, content in enumerate(handle, start=1):
-            place = f"{file}, line {number}"
+        contents = iter(functools.partial(handle.readline, _MAX_LINE_BYTES + 1), b"")
+        for number, content in enumerate(contents, start=1):
+            if len(content) > _MAX_LINE_BYTES:
+                raise _bad_line(file, number, f"it is longer than {_MAX_LINE_BYTES} bytes. Is it a list of age labels?")
             try:
-                text = content.decode("utf-8").rstrip("\r\n")
+                text = (content.removeprefix(_MARK) if number == 1 else content).decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
-                raise ManifestError(f"{place}: the text is not UTF-8 ({error.reason}).") from error
-            if not text.strip():
-                continue
+                raise _bad_line(file, number, f"the text is not UTF-8 ({error.reason}).") from error
             parts = text.split(" ")
             if len(parts) != 4:
-                raise ManifestError(
-                    f"{place}: found {text!r}; expected `id path age gender` with single spaces between them, as in "
-                    "`0 casia-webface/000000/00000001.jpg 26.0 1`. A table with a header is read from .csv."
+                if not text.strip():
+                    continue
+                raise _bad_line(
+                    file,
+                    number,
+                    f"found {text!r}; expected `id path age gender` with single spaces between them, as in "
+                    "`0 casia-webface/000000/00000001.jpg 26.0 1`. A table with a header is read from .csv.",
                 )
             folder, _, path = parts[1].partition("/")
             if path.count("/") != 1:
-                raise ManifestError(f"{place}: the path {parts[1]!r} is not of the form <dataset>/<identity>/<image>.")
+                raise _bad_line(file, number, f"the path {parts[1]!r} is not of the form <dataset>/<identity>/<image>.")
             dataset = dataset or folder
             if folder != dataset:
-                raise ManifestError(
-                    f"{place}: the path {parts[1]!r} starts with {folder!r}, the lines before with {dataset!r}. Keep "
-                    "one list for each dataset."
+                raise _bad_line(
+                    file,
+                    number,
+                    f"the path {parts[1]!r} starts with {folder!r}, the lines before with {dataset!r}. Keep one list "
+                    "for each dataset.",
                 )
-            paths.append(path)
-            ages.append(parts[2])
-            lines.append(number)
-    if not paths:
-        raise ManifestError(f"{file} is empty; expected one line `id path age gender` for each image.")
-    frame = pd.DataFrame({"path": paths, "age_years": ages})
-    table = SourceTable(frame=frame, where=str(file), lines=np.asarray(lines, dtype=np.int64))
-    table.check_paths()
-    return table
+            yield number, (path, parts[2], parts[0])
+
+
+def _bad_line(file: Path, number: int, problem: str) -> ManifestError:
+    return ManifestError(f"{file}, line {number}: {problem}")
