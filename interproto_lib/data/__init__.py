@@ -1,5 +1,6 @@
 """Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
 
+from interproto_lib.data.age_coverage import AgeCoverage, label_ages
 from interproto_lib.data.collections import EncodedImages, FolderImages, ImageCollection
 from interproto_lib.data.contents import files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
@@ -70,6 +71,7 @@ __all__ = [
     "PAIR_LAYOUTS",
     "SHAPES",
     "SPLITS",
+    "AgeCoverage",
     "DatasetCard",
     "DatasetSource",
     "Decode",
@@ -102,6 +104,7 @@ __all__ = [
     "identification_set",
     "identification_set_from_pairs",
     "identification_tests",
+    "label_ages",
     "list_cards",
     "load_dataset",
     "open_collection",
