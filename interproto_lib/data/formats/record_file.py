@@ -35,7 +35,7 @@ MAX_RECORD_BYTES = 2**26
 
 _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 _READ_AHEAD_BYTES = 2**14
-_WINDOW_BYTES = 2**23
+_WINDOW_BYTES = 2**22
 _HEAD = np.dtype(
     [
         ("magic", "<u4"),
@@ -72,16 +72,16 @@ class RecordHeads:
     """What the headers of all records say, by ascending key.
 
     Attributes:
-        n_labels: How many labels each has (n,) int64, at least 1.
+        n_labels: How many labels each has (n,) uint32, at least 1.
         labels: The first two labels (n, 2) float32, NaN where there is none.
-        n_bytes: Bytes of content after the labels (n,) int64.
+        n_bytes: Bytes of content after the labels (n,) uint32.
         n_unlisted_bytes: Bytes between and after the records that belong to none of them.
         n_bytes_behind: Those of them after the last record.
     """
 
-    n_labels: NDArray[np.int64]
+    n_labels: NDArray[np.uint32]
     labels: NDArray[np.float32]
-    n_bytes: NDArray[np.int64]
+    n_bytes: NDArray[np.uint32]
     n_unlisted_bytes: int
     n_bytes_behind: int
 
@@ -172,9 +172,9 @@ class RecordFile:
         Raises:
             DatasetError: A record is damaged; the message names file, record and byte.
         """
-        n_labels = np.zeros(len(self), dtype=np.int64)
+        n_labels = np.zeros(len(self), dtype=np.uint32)
         labels = np.full((len(self), 2), np.nan, dtype=np.float32)
-        n_bytes = np.zeros(len(self), dtype=np.int64)
+        n_bytes = np.zeros(len(self), dtype=np.uint32)
         n_done, n_unlisted, n_behind = 0, int(self._places.offsets.min()), 0
         for positions, heads in self._windows():
             room = self._places.room[positions]
@@ -186,7 +186,7 @@ class RecordFile:
             n_labels[positions] = np.maximum(1, count)
             labels[positions, 0] = np.where(count == 0, heads["label"], heads["first"])
             labels[positions, 1] = np.where(count > 1, heads["second"], np.nan)
-            n_bytes[positions] = content
+            n_bytes[positions] = np.maximum(0, content)
             taken = PART_HEAD.size + (length + 3) // 4 * 4
             for row in np.flatnonzero(~plain):  # a split record; or a damaged one: then this says what is wrong
                 record, taken[row] = self._record(int(positions[row]))
@@ -279,7 +279,7 @@ class RecordFile:
     def _read(self, n_bytes: int, offset: int) -> bytes:
         """Return bytes of the file; fewer only at its end."""
         try:
-            return os.pread(self._opened(), n_bytes, offset)
+            return os.pread(self._opened(), max(0, min(n_bytes, self._size - offset)), offset)
         except OSError as error:
             raise DatasetError(f"{self.rec}, byte {offset}: cannot be read ({error.strerror}).") from error
 

@@ -28,7 +28,7 @@ WHOLE, FIRST, MIDDLE, LAST = range(4)
 LENGTH_BITS = 29
 
 _WHOLE_HEAD = struct.Struct("<IIIfQQ")
-_BLOCK_BYTES = 2**24
+_BLOCK_BYTES = 2**22
 _MAX_ID = 10**18
 _NO_ID = 2**64 - 1
 _MAX_DIGITS = 18  # of a number in an .idx, so that it fits 64 bits
@@ -86,6 +86,7 @@ def read_index(idx: Path, rec_bytes: int) -> RecordPlaces:
     numbers.clear()
     order = np.argsort(table[:, 0], kind="stable")
     keys, offsets = table[order, 0], table[order, 1]
+    del table, order
     _refuse_twice(idx, "key", keys)
     by_offset = np.argsort(offsets, kind="stable")
     _refuse_twice(idx, "byte offset", offsets[by_offset])

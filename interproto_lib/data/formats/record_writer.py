@@ -31,6 +31,7 @@ from interproto_lib.files import atomic_write
 
 _MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 _FIRST_IMAGE = 1
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def write_recordio(
@@ -176,7 +177,7 @@ def _write_all(writer: _Records, images: Iterable[tuple[int | Sequence[float], b
             starts[identity] = key
             last = identity
         _check_content(key, content)
-        writer.write(key, labels[0] if isinstance(label, int) else labels, content)
+        writer.write(key, labels[0] if isinstance(label, (int, np.integer)) else labels, content)
         key += 1
         if key + len(starts) > MAX_EXACT:
             raise DatasetError(
@@ -195,7 +196,7 @@ def _write_all(writer: _Records, images: Iterable[tuple[int | Sequence[float], b
 def _checked_labels(key: int, label: int | Sequence[float]) -> list[float]:
     labels = [float(label)] if isinstance(label, (int, np.integer)) else [float(value) for value in label]
     first = labels[0] if labels else math.nan
-    if not 0 <= first <= MAX_EXACT or first % 1 or not all(abs(value) <= np.finfo(np.float32).max for value in labels):
+    if not 0 <= first <= MAX_EXACT or first % 1 or not all(abs(value) <= _MAX_FLOAT32 for value in labels):
         raise DatasetError(
             f"Image {key}: its label is {label!r}; expected the number of an identity, 0 to {MAX_EXACT}, or several "
             "finite numbers of which the first is one."

@@ -29,6 +29,7 @@ MAX_EXACT = 2**24
 
 _MAX_PROPERTY_BYTES = 1000
 _N_NAMED = 10
+_ROWS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,9 +86,9 @@ def recordio_collection(
         progress: Called with the number of headers read and the number of all.
 
     Returns:
-        The collection, by ascending key. One pass is made through the file, and about 110 bytes are held an image.
-        `notes` says what is unusual: missing record numbers, identities in several ranges, another number of classes
-        in `property`.
+        The collection, by ascending key. One pass is made through the file. About 100 bytes are held an image, and
+        nearly twice that while it is listed. `notes` says what is unusual: missing record numbers, identities in
+        several ranges, another number of classes in `property`.
 
     Raises:
         DatasetNotFoundError: There is no .rec.
@@ -96,25 +97,16 @@ def recordio_collection(
     """
     rec, others = _find_rec(Path(path))
     file = RecordFile(rec)
-    heads = file.heads(progress=progress)
-    layout = _layout(file, heads)
-    labels = _identities(file, heads, layout.images)
-    notes = [*layout.notes, *_check_ranges(file, heads, layout, labels), *_check_property(rec, labels)]
-    if len(layout.images) and (most := int(heads.n_labels[layout.images].max())) > 1:
-        notes.append(f"Images have up to {most} labels; the first is taken for the identity.")
-    n_empty = int((heads.n_bytes[layout.images] == 0).sum())
-    if n_empty:
-        first = layout.images[heads.n_bytes[layout.images] == 0][0]
-        notes.append(f"{n_empty} records of images hold no image (0 bytes; first: record {file.keys[first]}).")
+    images, labels, notes = _images(file, progress)
     return ImageCollection(
         name=name,
         shape="recordio",
         place=rec,
-        table=_table(labels, file.keys[layout.images]),
-        encoded=RecordImages(file, layout.images),
+        table=_table(labels, file.keys[images]),
+        encoded=RecordImages(file, images),
         fingerprint=_fingerprint(rec, file.idx),
         others=(len(others), tuple(others[:_N_NAMED])),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -134,6 +126,23 @@ def _find_rec(place: Path) -> tuple[Path, list[str]]:
     if place.suffix != ".rec":
         raise DatasetNotFoundError(f"{place} is neither a folder nor a .rec file. Check the path.")
     return place, []
+
+
+def _images(
+    file: RecordFile, progress: Callable[[int, int], None] | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], tuple[str, ...]]:
+    """Return the positions (n,) of the images among the file's keys, their identities (n,), and what to know."""
+    heads = file.heads(progress=progress)
+    layout = _layout(file, heads)
+    labels = _identities(file, heads, layout.images)
+    notes = [*layout.notes, *_check_ranges(file, heads, layout, labels), *_check_property(file.rec, labels)]
+    most = int(heads.n_labels[layout.images].max())
+    if most > 1:
+        notes.append(f"Images have up to {most} labels; the first is taken for the identity.")
+    empty = layout.images[heads.n_bytes[layout.images] == 0]
+    if len(empty):
+        notes.append(f"{len(empty)} records of images hold no image (0 bytes; first: record {file.keys[empty[0]]}).")
+    return layout.images, labels, tuple(notes)
 
 
 def _layout(file: RecordFile, heads: RecordHeads) -> _Layout:
@@ -163,7 +172,8 @@ def _layout(file: RecordFile, heads: RecordHeads) -> _Layout:
     ranges = np.flatnonzero(file.keys >= begin)
     last = file.keys[-1] + 1 if len(ranges) else begin
     expected = np.arange(begin, begin + len(ranges))
-    if np.float32(begin) != np.float32(first_range) or np.float32(last) != np.float32(end) or len(images) == 0:
+    n_missing = int(begin) - 1 - len(images)
+    if np.float32(begin) != np.float32(first_range) or np.float32(last) != np.float32(end) or n_missing >= len(images):
         raise DatasetError(
             f"{file.place(0)}: record 0 announces images up to record {first_range - 1:.0f} and identities up to "
             f"record {end - 1:.0f}, but there are {len(images)} images, and the last record is {file.keys[-1]}: .rec "
@@ -175,7 +185,6 @@ def _layout(file: RecordFile, heads: RecordHeads) -> _Layout:
             f"{file.place(int(ranges[np.argmax(wrong)]))}: expected the range of an identity here, record "
             f"{expected[np.argmax(wrong)]:.0f} with two labels and no image. {HOW_TO_SCAN}"
         )
-    n_missing = int(begin) - 1 - len(images)
     if n_missing:
         numbers = np.arange(1, len(images) + 1)
         gaps = numbers[file.keys[images] != numbers]
@@ -290,26 +299,37 @@ def _check_property(rec: Path, labels: NDArray[np.int64]) -> list[str]:
 
 
 def _table(labels: NDArray[np.int64], keys: NDArray[np.int64]) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    identities = _padded(pa.array(labels), 6)
-    files = pc.binary_join_element_wise(_padded(pa.array(keys), 8), pa.scalar(".jpg"), "")
-    paths = pc.binary_join_element_wise(identities, files, "/")
     return pd.DataFrame(
         {
-            "path": text_column(paths),
-            "identity": text_column(identities),
+            "path": _texts(lambda rows: _path_texts(labels[rows], keys[rows]), len(labels)),
+            "identity": _texts(lambda rows: _with_zeros(labels[rows], 6), len(labels)),
             "age_years": np.full(len(labels), np.nan),
         }
     )
 
 
-def _padded(numbers: pa.Array, width: int) -> pa.Array:
+def _texts(make: Callable[[slice], pa.Array], n: int) -> pd.Series:
+    """Make a column of text (n,) some rows at a time, so that little is held besides it."""
+    import pyarrow as pa
+
+    blocks = [slice(start, start + _ROWS_AT_ONCE) for start in range(0, n, _ROWS_AT_ONCE)]
+    return text_column(pa.chunked_array([make(rows) for rows in blocks]))
+
+
+def _path_texts(labels: NDArray[np.int64], keys: NDArray[np.int64]) -> pa.Array:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    return pc.utf8_lpad(numbers.cast(pa.string()), width, "0")
+    slash, ending, nothing = (pa.scalar(text, pa.large_string()) for text in ("/", ".jpg", ""))
+    names = pc.binary_join_element_wise(_with_zeros(keys, 8), ending, nothing)
+    return pc.binary_join_element_wise(_with_zeros(labels, 6), names, slash)
+
+
+def _with_zeros(numbers: NDArray[np.int64], width: int) -> pa.Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return pc.utf8_lpad(pa.array(numbers).cast(pa.large_string()), width, "0")
 
 
 def _fingerprint(rec: Path, idx: Path | None) -> str:
