@@ -9,6 +9,8 @@ from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_images
 from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, read_pairs
+from interproto_lib.data.formats.record_writer import write_dataset_as_recordio, write_recordio
+from interproto_lib.data.formats.recordio import recordio_collection
 from interproto_lib.data.formats.verification_bin import read_verification_bin
 from interproto_lib.data.identification_sets import (
     IdentificationSet,
@@ -123,6 +125,7 @@ __all__ = [
     "read_test_set",
     "read_verification_bin",
     "read_verification_set",
+    "recordio_collection",
     "require_dataset",
     "save_dataset",
     "source_contents",
@@ -132,7 +135,9 @@ __all__ = [
     "verification_bin_set",
     "verification_pairs",
     "verify_dataset",
+    "write_dataset_as_recordio",
     "write_identification_set",
     "write_manifest",
+    "write_recordio",
     "write_verification_set",
 ]

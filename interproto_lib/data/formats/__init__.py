@@ -6,6 +6,9 @@ from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_files import FITS, IMAGE_ENDINGS, Fit, decode_image_bytes, fit_image, read_image
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, NamedImage, NameLayout, describe_images
 from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, PairLayout, read_pairs
+from interproto_lib.data.formats.record_file import Record, RecordFile, RecordHeads
+from interproto_lib.data.formats.record_writer import write_dataset_as_recordio, write_recordio
+from interproto_lib.data.formats.recordio import recordio_collection
 from interproto_lib.data.formats.verification_bin import decode_image, read_verification_bin
 
 __all__ = [
@@ -18,6 +21,9 @@ __all__ = [
     "NameLayout",
     "NamedImage",
     "PairLayout",
+    "Record",
+    "RecordFile",
+    "RecordHeads",
     "decode_image",
     "decode_image_bytes",
     "describe_images",
@@ -29,4 +35,7 @@ __all__ = [
     "read_image",
     "read_pairs",
     "read_verification_bin",
+    "recordio_collection",
+    "write_dataset_as_recordio",
+    "write_recordio",
 ]
