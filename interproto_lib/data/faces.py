@@ -31,11 +31,14 @@ class Faces:
         boxes: Left, top, right and bottom of each face (k, 4) in pixels of the photograph.
         scores: How sure the detector is (k,), 0 to 1; NaN where nobody said.
         landmarks: Five landmarks of each (k, 5, 2) in pixels of the photograph (see `interproto_lib.data.alignment`).
+        best_score: The highest score of any place of the photograph, also of one that is no face; NaN where nobody
+            said.
     """
 
     boxes: NDArray[np.float64]
     scores: NDArray[np.float64]
     landmarks: NDArray[np.float64]
+    best_score: float = float("nan")
 
     def __len__(self) -> int:
         return len(self.boxes)
