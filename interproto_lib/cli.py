@@ -115,6 +115,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ages", type=Path, metavar="FILE", help="age labels: MTLFace's .txt, or .csv/.parquet with path, age_years"
     )
+    parser.add_argument(
+        "--bad-ages", choices=("error", "count"), default="error", help="rows of it that hold no age (default: error)"
+    )
     parser.add_argument("--image-size", type=_positive, default=112, help="pixels (default: %(default)s)")
     parser.add_argument(
         "--fit", default="error", help="images of another size: error, pad, crop, stretch (default: %(default)s)"
@@ -229,6 +232,7 @@ def _prepare(options: argparse.Namespace) -> None:
         options.out,
         shape=options.shape,
         ages=options.ages,
+        bad_ages=options.bad_ages,
         image_size=options.image_size,
         fit=options.fit,
         heldout_share=options.heldout_share,
@@ -249,7 +253,7 @@ def _check(options: argparse.Namespace) -> None:
     from interproto_lib.data.intake import check_prepared
     from interproto_lib.progress import count_progress
 
-    progress = count_progress(f"{options.folder.name}: checking", unit="block")
+    progress = count_progress(f"{options.folder.name}: checking", unit="byte")
     _report(check_prepared(options.folder, source=options.source, progress=progress), options)
 
 

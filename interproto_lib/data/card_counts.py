@@ -106,7 +106,7 @@ def compare_with_card(
         expected = card.expected[key]
         meaning = ""
         if count is None:
-            meaning = "No image has an age, so children cannot be counted; no age is assumed."
+            meaning = "No image has an age, and none is assumed."
         elif expected is not None and count != expected:
             meaning = _meaning(key, count, expected, n_rejected, n_unlabelled)
         rows.append(CardCount(key=key, found=count, expected=expected, meaning=meaning))

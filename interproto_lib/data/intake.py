@@ -81,6 +81,7 @@ def prepare_source(
     *,
     shape: Shape = "auto",
     ages: str | Path | None = None,
+    bad_ages: Literal["error", "count"] = "error",
     image_size: int = 112,
     fit: Fit = "error",
     heldout_share: float | None = None,
@@ -107,6 +108,8 @@ def prepare_source(
         shape: How the source lies, a key of `interproto_lib.data.shapes.SHAPES`; "auto" recognises it.
         ages: A list of age labels (.txt, see `read_age_labels`), or a .csv or .parquet with the columns `path` and
             `age_years`. None leaves the ages that the names tell, if any; no age is ever assumed.
+        bad_ages: What to do with rows of that table that hold no age or name an image twice: "error" names the first,
+            "count" leaves the images concerned without an age (see `bad_rows` of `label_ages`).
         image_size: Height and width of the images to make, in pixels.
         fit: What to do with images of another size (see `FITS`); not with `landmarks` or `detector`.
         heldout_share: Share of the identities to hold out. None goes by the role on the card: nobody of a training
@@ -140,8 +143,8 @@ def prepare_source(
     name = place.resolve().name if dataset == _OWN_IMAGES else dataset
     collection = open_collection(place, name=name, shape=shape, follow_links=follow_links)
     say(f"{collection.place} holds {len(collection):,} images as {collection.shape}: {SHAPES[collection.shape]}.")
-    collection, found_ages, ages_text = _with_ages(collection, ages, card)
-    say(ages_text)
+    collection, found_ages, coverage = _with_ages(collection, ages, bad_ages, card)
+    say(coverage)
     split = _split(collection, heldout, validation, seed)
     n_decoded = itertools.count()
     decode = _decoder(collection, image_size, fit, landmarks, detector)
@@ -189,7 +192,6 @@ def prepare_source(
         counts=_counts(card, prepared, n_rejected=len(dropped)),
         splits=_members(prepared),
         ages=found_ages,
-        ages_text=ages_text,
         rejected=dropped,
         contact_sheet=None,
         others=collection.others,
@@ -209,7 +211,7 @@ def check_prepared(
     Args:
         folder: The dataset folder.
         source: Where it was made from, to be told whether that has changed since; None does not look.
-        progress: Called with the number of blocks read and the number of all.
+        progress: Called with the number of bytes read and the number of all.
 
     Returns:
         What it holds.
@@ -317,24 +319,25 @@ def _split(
 
 
 def _with_ages(
-    collection: ImageCollection, ages: str | Path | None, card: DatasetCard
+    collection: ImageCollection, ages: str | Path | None, bad_ages: Literal["error", "count"], card: DatasetCard
 ) -> tuple[ImageCollection, dict[str, Any], str]:
     """Join the ages, and say for machines and for people how many there are."""
     if ages is not None:
         from interproto_lib.data.age_coverage import label_ages
 
-        labelled, coverage = label_ages(collection, ages)
-        return labelled, {"table": str(ages), **coverage.to_dict()}, str(coverage)
+        labelled, coverage = label_ages(collection, ages, bad_rows=bad_ages)
+        return labelled, coverage.to_dict(), str(coverage)
     n_images = len(collection)
     n_labelled = int(collection.table["age_years"].notna().sum())
-    found = {"table": None, "n_images": n_images, "n_labelled": n_labelled, "n_unlabelled": n_images - n_labelled}
+    found = {"table": None, "n_images": n_images, "n_labelled": n_labelled}
     if n_labelled:
-        return collection, found, f"Ages: {n_labelled:,} of {n_images:,} images have one, told by their names."
+        return collection, found, f"{n_labelled:,} of {n_images:,} images have an age, by their names."
     return (
         collection,
         found,
-        f"Ages: none were given, so all {n_images:,} images are unlabelled: no age is assumed, and child images and "
-        f"child identities cannot be counted. {card.age_labels.rstrip()} Give ages that you have with --ages FILE.",
+        f"No ages were given: all {n_images:,} images are unlabelled, no age is assumed, and child images and child "
+        f"identities cannot be counted. Give those that you have with --ages FILE. Of the ages of {card.name} its card "
+        f"says: {card.age_labels.rstrip()}",
     )
 
 

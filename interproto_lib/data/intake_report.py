@@ -44,7 +44,6 @@ class IntakeReport:
         counts: Identities, images and children beside the numbers on the card.
         splits: For each split its images and its identities.
         ages: Where the ages come from and how many images have one, as JSON can hold it.
-        ages_text: The same for people.
         rejected: The images left out.
         contact_sheet: A picture of images that could not be aligned; None where there are none.
         others: How many files of the source are no images of it, and the first of them.
@@ -61,7 +60,6 @@ class IntakeReport:
     counts: tuple[CardCount, ...]
     splits: dict[str, dict[str, int]]
     ages: dict[str, Any]
-    ages_text: str
     rejected: tuple[RejectedImage, ...]
     contact_sheet: Path | None
     others: tuple[int, tuple[str, ...]]
@@ -113,7 +111,7 @@ class IntakeReport:
                 f"{self.image_size} pixels.",
                 *count_lines(self.counts),
                 split_line(self.splits),
-                self.ages_text,
+                self._ages_line(),
                 *self._rejected_lines(),
                 *self._other_lines(),
                 *(f"Note: {note}" for note in self.notes),
@@ -121,12 +119,21 @@ class IntakeReport:
             ]
         )
 
+    def _ages_line(self) -> str:
+        n_images, n_labelled, table = (self.ages[key] for key in ("n_images", "n_labelled", "table"))
+        if not n_labelled:
+            return f"Ages: none, all {n_images:,} images are unlabelled."
+        origin = "their names" if table is None else table
+        others = "; the others are unlabelled" if n_labelled < n_images else ""
+        return f"Ages: {n_labelled:,} of {n_images:,} images have one, by {origin}{others}."
+
     def _rejected_lines(self) -> list[str]:
         if not self.rejected:
-            return ["Rejected: no image."]
+            return ["Rejected: none."]
         sheet = [] if self.contact_sheet is None else [f"  What could not be aligned is shown in {self.contact_sheet}."]
-        where = f"all listed in {self.folder / REJECTED_FILE}"
-        return [f"Rejected: {len(self.rejected):,} images, {where}:", named_images(self.rejected), *sheet]
+        n_rejected = "1 image" if len(self.rejected) == 1 else f"{len(self.rejected):,} images"
+        where = f"listed in {self.folder / REJECTED_FILE}"
+        return [f"Rejected: {n_rejected}, {where}:", named_images(self.rejected), *sheet]
 
     def _other_lines(self) -> list[str]:
         n_others, examples = self.others
