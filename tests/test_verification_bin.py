@@ -15,9 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fuzzing import assert_only_named_errors, mutations
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from interproto_lib.data.formats import decode_image, plain_pickles, read_verification_bin
+from interproto_lib.data.formats import decode_image, plain_pickles, read_verification_bin, verification_bin
+from interproto_lib.data.formats.verification_bin import write_verification_bin
 from interproto_lib.errors import DatasetError
 
 LABELS = [True, False, True, False]
@@ -252,6 +256,97 @@ def test_mutated_files_give_images_or_a_named_error(tmp_path: Path, writer: str)
             assert len(images) == 2 * len(same) > 0
             assert all(isinstance(image, bytes) and image for image in images)
     assert n_refused > 100
+
+
+@pytest.mark.parametrize("writer", ["python 2", "ours"])
+def test_damaged_files_give_images_or_a_named_error(tmp_path: Path, writer: str):
+    small = [bytes([seed]) * 5 for seed in range(8)]
+    write_verification_bin(tmp_path / "whole.bin", small, LABELS)
+    whole = python_2(small, LABELS) if writer == "python 2" else (tmp_path / "whole.bin").read_bytes()
+    tracemalloc.start()
+    try:
+        inputs = mutations(whole, n=600, seed=6)
+        assert assert_only_named_errors(lambda content: read(tmp_path, content), inputs) > 200
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * 2**20
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    images=st.lists(st.binary(min_size=1, max_size=300), min_size=2, max_size=12).filter(
+        lambda rows: len(rows) % 2 == 0
+    ),
+    draw=st.randoms(use_true_random=False),
+)
+def test_what_is_written_is_read(
+    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[bytes, bytes]], draw: random.Random
+):
+    images = [image for pair in pairs for image in pair]
+    same = [draw.random() < 0.5 for _ in pairs]
+    file = tmp_path_factory.mktemp("written") / "set.bin"
+    write_verification_bin(file, images, same)
+    with file.open("rb") as handle:  # as insightface does
+        bins, issame_list = pickle.load(handle, encoding="bytes")
+    assert bins == images
+    assert issame_list == same
+    assert all(type(label) is bool for label in issame_list)
+    found, found_same = read_verification_bin(file)
+    assert found == images
+    assert found_same.tolist() == same
+
+
+def test_writing_again_and_one_image_often(tmp_path: Path):
+    write_verification_bin(tmp_path / "deeper" / "set.bin", IMAGES, np.array(LABELS))
+    write_verification_bin(tmp_path / "deeper" / "set.bin", tuple(IMAGES[:1] * 4), [True, False])
+    images, same = read_verification_bin(tmp_path / "deeper" / "set.bin")
+    assert images == IMAGES[:1] * 4
+    assert same.tolist() == [True, False]
+    assert [file.name for file in (tmp_path / "deeper").iterdir()] == ["set.bin"]
+
+
+@pytest.mark.parametrize(
+    ("images", "same", "what"),
+    [
+        (IMAGES[:7], LABELS, "7 images and 4 labels; expected two images for each label"),
+        (IMAGES, LABELS[:3], "8 images and 3 labels"),
+        ([], np.zeros(0, dtype=bool), "0 images and 0 labels"),
+        ([], [], "the labels are float64 of shape"),
+        (IMAGES, [1, 0, 1, 0], "the labels are int64 of shape"),
+        (IMAGES, np.array([LABELS]), r"bool of shape \(1, 4\)"),
+        (IMAGES, [True, False, None, True], "the labels are object"),
+        (IMAGES, [True, [False]], "the labels are no row of truth values"),
+        ([*IMAGES[:7], b""], LABELS, "image 7 is empty"),
+        ([*IMAGES[:7], "text"], LABELS, "image 7 is a value of type str"),
+        ([*IMAGES[:7], np.zeros(4, dtype=np.uint8)], LABELS, "image 7 is a value of type ndarray"),
+    ],
+)
+def test_what_is_not_written(tmp_path: Path, images: Any, same: Any, what: str):
+    write_verification_bin(tmp_path / "set.bin", IMAGES, LABELS)
+    before = (tmp_path / "set.bin").read_bytes()
+    with pytest.raises(DatasetError, match=rf"set\.bin is not written: .*{what}"):
+        write_verification_bin(tmp_path / "set.bin", images, same)
+    assert (tmp_path / "set.bin").read_bytes() == before
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(verification_bin, "MAX_FILE_BYTES", 3000)
+    with pytest.raises(DatasetError, match="at most 3000 are read"):
+        write_verification_bin(tmp_path / "set.bin", IMAGES, LABELS)
+    monkeypatch.setattr(verification_bin, "MAX_PAIRS", 3)
+    with pytest.raises(DatasetError, match="1 to 3 pairs"):
+        write_verification_bin(tmp_path / "set.bin", IMAGES, LABELS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_as_many_pairs_as_are_written_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plain_pickles, "MAX_INSTRUCTIONS", 1000)
+    write_verification_bin(tmp_path / "set.bin", [bytes([n]) for n in range(200)], [True] * 100)
+    assert len(read_verification_bin(tmp_path / "set.bin")[1]) == 100
 
 
 def test_decoding():

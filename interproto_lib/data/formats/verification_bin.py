@@ -1,22 +1,29 @@
-"""Reading insightface's verification files (.bin): encoded images in pairs, and labels, kept as a pickle."""
+"""Reading and writing insightface's verification files (.bin): a pickle of encoded images in pairs, and labels."""
 
 from __future__ import annotations
 
 import io
+import pickle
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from interproto_lib.data.formats.plain_pickles import PickledArray, called, read_plain_pickle
+from interproto_lib.data.formats.plain_pickles import MAX_INSTRUCTIONS, PickledArray, called, read_plain_pickle
 from interproto_lib.errors import DatasetError
+from interproto_lib.files import atomic_write
 
 MAX_FILE_BYTES = 2**30
 """Largest file that is read, 1 GiB. The known ones take 40 to 200 MB."""
 
+MAX_PAIRS = MAX_INSTRUCTIONS // 10
+"""Most pairs that are written, 200,000, so that the file can be read. The known ones have 6,000 or 7,000."""
+
+_PROTOCOL = 4  # bytes as bytes; read by Python 3.4 and later
 _FORMATS = ("JPEG", "PNG", "BMP")
 _MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
 
@@ -45,6 +52,47 @@ def read_verification_bin(path: str | Path) -> tuple[list[bytes], NDArray[np.boo
     except DatasetError as error:
         raise DatasetError(f"{file} is no verification file that can be read: {error}") from error
     return _check_content(file, found)
+
+
+def write_verification_bin(path: str | Path, images: Sequence[bytes], same: ArrayLike) -> None:
+    """Write a verification file of insightface: a pickle of (list of 2N encoded images, list of N booleans).
+
+    insightface reads it by `pickle.load(file, encoding="bytes")`, and `read_verification_bin` reads it. It is in
+    pickle protocol 4, which Python 2 does not read.
+
+    Args:
+        path: The file to write.
+        images: The 2N encoded images; images 2i and 2i + 1 make pair i. They are written as they come.
+        same: Whether the N pairs show one person (N,) of truth values, N >= 1.
+
+    Raises:
+        DatasetError: An image is no bytes or empty, a label is no truth value, the numbers do not fit, or there is
+            more than `read_verification_bin` would read.
+        WriteError: The file cannot be written; what was there before stays.
+    """
+    file = Path(path)
+    try:
+        labels = np.asarray(same)
+    except ValueError as error:  # rows of different lengths
+        raise DatasetError(f"{file} is not written: the labels are no row of truth values ({error}).") from error
+    if labels.dtype != np.bool_ or labels.ndim != 1:
+        raise DatasetError(
+            f"{file} is not written: the labels are {labels.dtype} of shape {labels.shape}, expected (N,) truth values."
+        )
+    if len(images) != 2 * len(labels) or not 0 < len(labels) <= MAX_PAIRS:
+        raise DatasetError(
+            f"{file} is not written: there are {len(images)} images and {len(labels)} labels; expected two images for "
+            f"each label, and 1 to {MAX_PAIRS} pairs."
+        )
+    for number, image in enumerate(images):
+        if not isinstance(image, bytes) or not image:
+            what = "is empty (0 bytes)" if isinstance(image, bytes) else f"is {called(image)}"
+            raise DatasetError(f"{file} is not written: image {number} {what}, expected an encoded image as bytes.")
+    n_bytes = sum(map(len, images)) + 20 * len(images)
+    if n_bytes > MAX_FILE_BYTES:
+        raise DatasetError(f"{file} is not written: it would have {n_bytes} bytes, at most {MAX_FILE_BYTES} are read.")
+    with atomic_write(file) as temporary, temporary.open("wb") as handle:
+        pickle.dump((list(images), labels.tolist()), handle, protocol=_PROTOCOL)
 
 
 def decode_image(content: bytes, image_size: int) -> NDArray[np.uint8]:
