@@ -11,7 +11,7 @@ from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_image
 from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, read_pairs
 from interproto_lib.data.formats.record_writer import write_dataset_as_recordio, write_recordio
 from interproto_lib.data.formats.recordio import recordio_collection
-from interproto_lib.data.formats.verification_bin import read_verification_bin
+from interproto_lib.data.formats.verification_bin import read_verification_bin, write_verification_bin
 from interproto_lib.data.identification_sets import (
     IdentificationSet,
     identification_set,
@@ -139,5 +139,6 @@ __all__ = [
     "write_identification_set",
     "write_manifest",
     "write_recordio",
+    "write_verification_bin",
     "write_verification_set",
 ]

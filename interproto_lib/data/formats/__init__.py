@@ -9,7 +9,7 @@ from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, PairLayout, rea
 from interproto_lib.data.formats.record_file import Record, RecordFile, RecordHeads
 from interproto_lib.data.formats.record_writer import write_dataset_as_recordio, write_recordio
 from interproto_lib.data.formats.recordio import recordio_collection
-from interproto_lib.data.formats.verification_bin import decode_image, read_verification_bin
+from interproto_lib.data.formats.verification_bin import decode_image, read_verification_bin, write_verification_bin
 
 __all__ = [
     "FITS",
@@ -38,4 +38,5 @@ __all__ = [
     "recordio_collection",
     "write_dataset_as_recordio",
     "write_recordio",
+    "write_verification_bin",
 ]
