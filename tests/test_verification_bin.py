@@ -276,18 +276,14 @@ def test_damaged_files_give_images_or_a_named_error(tmp_path: Path, writer: str)
 # --- writing --------------------------------------------------------------------------------------
 
 
+Content = st.binary(min_size=1, max_size=300)
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    images=st.lists(st.binary(min_size=1, max_size=300), min_size=2, max_size=12).filter(
-        lambda rows: len(rows) % 2 == 0
-    ),
-    draw=st.randoms(use_true_random=False),
-)
-def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[bytes, bytes]], draw: random.Random
-):
-    images = [image for pair in pairs for image in pair]
-    same = [draw.random() < 0.5 for _ in pairs]
+@given(pairs=st.lists(st.tuples(Content, Content, st.booleans()), min_size=1, max_size=6))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[bytes, bytes, bool]]):
+    images = [image for first, second, _ in pairs for image in (first, second)]
+    same = [label for _, _, label in pairs]
     file = tmp_path_factory.mktemp("written") / "set.bin"
     write_verification_bin(file, images, same)
     with file.open("rb") as handle:  # as insightface does
