@@ -141,10 +141,16 @@ def test_a_dataset_without_a_record_of_the_folder_is_refused(tmp_path: Path, pho
         prepare_dataset(tmp_path / "d", photographs)
 
 
-def test_a_reading_that_fails_leaves_nothing(tmp_path: Path, photographs: IdentityFolderSettings):
-    with pytest.raises(DatasetError, match="not 8 x 8 pixels"):
+def test_a_reading_that_fails_leaves_nothing_but_its_lock(tmp_path: Path, photographs: IdentityFolderSettings):
+    with pytest.raises(DatasetError, match="12 of 12 images in .* are not 8 x 8 pixels"):
         prepare_dataset(tmp_path / "d", replace(photographs, image_size=8))
-    assert not (tmp_path / "d").exists()
+    assert [entry.name for entry in (tmp_path / "d").iterdir()] == [".packing.lock"]
+    prepare_dataset(tmp_path / "d", photographs)
+    assert sorted(entry.name for entry in (tmp_path / "d").iterdir()) == [
+        "dataset.json",
+        "images.npy",
+        "manifest.parquet",
+    ]
 
 
 def test_paths_start_at_home_or_at_the_projects_root(

@@ -37,6 +37,7 @@ from interproto_lib.data.manifests import (
     validate_manifest,
     write_manifest,
 )
+from interproto_lib.data.packed_folders import pack_identity_folder
 from interproto_lib.data.packed_images import Decode, DecodedImage, ImageRejectedError
 from interproto_lib.data.packing import RejectedImagesError, pack_collection
 from interproto_lib.data.pair_rules import ADULT_FROM_YEARS, PAIR_KINDS
@@ -47,7 +48,9 @@ from interproto_lib.data.preparation import (
     prepare_dataset,
     prepare_identity_folder,
     prepare_synthetic,
+    take_prepared,
 )
+from interproto_lib.data.prepared_folders import PreparedSettings
 from interproto_lib.data.protocol_files import (
     read_identification_set,
     read_verification_set,
@@ -91,6 +94,7 @@ __all__ = [
     "ImageRejectedError",
     "ImageSource",
     "ManifestSummary",
+    "PreparedSettings",
     "RejectedImagesError",
     "VerificationSet",
     "age_group",
@@ -111,6 +115,7 @@ __all__ = [
     "load_dataset",
     "open_collection",
     "pack_collection",
+    "pack_identity_folder",
     "pair_list_set",
     "prepare_dataset",
     "prepare_identity_folder",
@@ -130,6 +135,7 @@ __all__ = [
     "save_dataset",
     "source_contents",
     "summarise_manifest",
+    "take_prepared",
     "training_labels",
     "validate_manifest",
     "verification_bin_set",

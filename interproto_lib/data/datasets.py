@@ -184,7 +184,7 @@ def load_dataset(folder: str | Path, *, in_memory: bool = False) -> FaceDataset:
         ManifestError: The manifest breaks a rule.
     """
     source = Path(folder)
-    index = _read_index(source)
+    index = read_index(source)
     images = _open_images(source / IMAGES_FILE, index)
     if not (source / MANIFEST_FILE).is_file():
         raise DatasetError(f"{source} has no {MANIFEST_FILE}. {_HOW_TO_REMAKE}")
@@ -240,7 +240,7 @@ def verify_dataset(folder: str | Path, progress: Callable[[int, int], None] | No
         ManifestError: The manifest breaks a rule.
     """
     source = Path(folder)
-    index = _read_index(source)
+    index = read_index(source)
     for name in (IMAGES_FILE, MANIFEST_FILE):
         if not (source / name).is_file():
             raise DatasetError(f"{source} has no {name}. {_HOW_TO_REMAKE}")
@@ -294,19 +294,13 @@ def training_labels(dataset: FaceDataset, classes: pd.DataFrame) -> tuple[NDArra
     return rows, labels
 
 
-def _check_images(images: NDArray[Any], n_images: int, what: str) -> None:
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-        found = f"{images.dtype} values" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
-        raise DatasetError(f"The images of {what} are {found}; expected a numpy array of uint8, 0 to 255.")
-    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2] or images.shape[1] == 0:
-        raise DatasetError(
-            f"The images of {what} have the shape {images.shape}; expected (n, size, size, 3): square and RGB."
-        )
-    if len(images) != n_images:
-        raise DatasetError(f"{what} has {len(images)} images but {n_images} rows in its manifest; they must agree.")
+def read_index(folder: Path) -> dict[str, Any]:
+    """Read the `dataset.json` of a dataset folder and check that nothing is missing in it.
 
-
-def _read_index(folder: Path) -> dict[str, Any]:
+    Raises:
+        DatasetNotFoundError: There is no such folder, or no finished dataset in it; the message says what makes it.
+        DatasetError: The file is damaged, or of another version.
+    """
     if not folder.is_dir():
         raise DatasetNotFoundError(f"There is no dataset folder {folder}. {_HOW_TO_MAKE}")
     file = folder / INDEX_FILE
@@ -336,6 +330,18 @@ def _read_index(folder: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}. {_HOW_TO_REMAKE}"
         )
     return index
+
+
+def _check_images(images: NDArray[Any], n_images: int, what: str) -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        found = f"{images.dtype} values" if isinstance(images, np.ndarray) else f"a {type(images).__name__}"
+        raise DatasetError(f"The images of {what} are {found}; expected a numpy array of uint8, 0 to 255.")
+    if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2] or images.shape[1] == 0:
+        raise DatasetError(
+            f"The images of {what} have the shape {images.shape}; expected (n, size, size, 3): square and RGB."
+        )
+    if len(images) != n_images:
+        raise DatasetError(f"{what} has {len(images)} images but {n_images} rows in its manifest; they must agree.")
 
 
 def _open_images(file: Path, index: dict[str, Any]) -> NDArray[np.uint8]:

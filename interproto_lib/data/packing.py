@@ -182,7 +182,9 @@ def packing_lock(folder: Path) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def refuse_rejected(collection: ImageCollection, packed: PackedImages) -> RejectedImagesError:
+def refuse_rejected(
+    collection: ImageCollection, packed: PackedImages, *, way_out: str = "on_rejected='drop'"
+) -> RejectedImagesError:
     """Make the error that names the rejected images of a packing, once all rows are done.
 
     What was packed is kept and marked as refused: the same request goes on from there when the images are to be left
@@ -191,6 +193,7 @@ def refuse_rejected(collection: ImageCollection, packed: PackedImages) -> Reject
     Args:
         collection: The images.
         packed: What came of packing them.
+        way_out: The setting that leaves them out.
 
     Returns:
         The error, to be raised.
@@ -211,8 +214,8 @@ def refuse_rejected(collection: ImageCollection, packed: PackedImages) -> Reject
         mark_refused(packed)
         said = f"{n_rejected} of {packed.n_rows} {what} cannot be packed"
         advice = (
-            "Repair or remove them and begin again, with all images. Or leave them out with on_rejected='drop': what "
-            "is packed of the others is kept for that."
+            f"Repair or remove them and begin again, with all images. Or leave them out with {way_out}: what is packed "
+            "of the others is kept for that."
         )
     return RejectedImagesError(f"{said}:\n{name_rejected(collection, packed.rejected)}\n{advice}", packed.rejected)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,9 @@ from interproto_lib.config import from_namespace
 from interproto_lib.data.contents import describe_change, project_path, source_contents
 from interproto_lib.data.datasets import INDEX_FILE, FaceDataset, load_dataset, save_dataset
 from interproto_lib.data.formats.age_labels import UnmatchedAges
-from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_files import Fit
+from interproto_lib.data.packed_folders import pack_identity_folder
+from interproto_lib.data.prepared_folders import PreparedSettings, describe_prepared, link_dataset
 from interproto_lib.data.registry import require_dataset
 from interproto_lib.data.synthetic import SyntheticSettings, make_synthetic_dataset
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
@@ -68,22 +69,23 @@ class IdentityFolderSettings:
         return asdict(self)
 
 
-DATASETS: dict[str, type[SyntheticSettings] | type[IdentityFolderSettings]] = {
+DatasetSettings = SyntheticSettings | IdentityFolderSettings | PreparedSettings
+
+DATASETS: dict[str, type[DatasetSettings]] = {
     "synthetic": SyntheticSettings,
     "identity_folder": IdentityFolderSettings,
+    "prepared": PreparedSettings,
 }
-"""Kinds of datasets, each with its settings: the built-in faces, and a folder of photographs."""
+"""Kinds of datasets, each with its settings: the built-in faces, a folder of photographs, a prepared dataset folder."""
 
 
-def dataset_settings(
-    dataset: str, namespace: Mapping[str, Any], *, seed: int
-) -> SyntheticSettings | IdentityFolderSettings:
+def dataset_settings(dataset: str, namespace: Mapping[str, Any], *, seed: int) -> DatasetSettings:
     """Make the settings of a dataset from the variables of a notebook, where every setting is a parameter.
 
     Args:
         dataset: A name of `DATASETS`.
         namespace: Usually `globals()`; names that are no settings of this kind of dataset are left alone.
-        seed: The seed of the data.
+        seed: The seed of the data; a prepared dataset has none.
 
     Returns:
         The settings.
@@ -93,12 +95,14 @@ def dataset_settings(
     """
     if dataset not in DATASETS:
         raise ConfigError(f"dataset={dataset!r}: must be {' or '.join(map(repr, DATASETS))}.")
-    return from_namespace(DATASETS[dataset], namespace, seed=seed)
+    kind = DATASETS[dataset]
+    named = {"seed": seed} if "seed" in {field.name for field in fields(kind)} else {}
+    return from_namespace(kind, namespace, **named)
 
 
 def prepare_dataset(
     folder: str | Path,
-    settings: SyntheticSettings | IdentityFolderSettings,
+    settings: DatasetSettings,
     *,
     n_processes: int = 1,
     progress: Progress | None = None,
@@ -107,8 +111,8 @@ def prepare_dataset(
 
     Args:
         folder: The dataset folder, as in `runs/<experiment>/dataset`.
-        settings: What to make; their type says whether faces are drawn or photographs read.
-        n_processes: How many processes draw, >= 1; photographs are read by one.
+        settings: What to make; their type says whether faces are drawn, photographs read, or a prepared dataset taken.
+        n_processes: How many processes draw, or threads read photographs, >= 1.
         progress: Called with the number of images done and the number of all.
 
     Returns:
@@ -125,24 +129,29 @@ def prepare_dataset(
     """
     if isinstance(settings, SyntheticSettings):
         return prepare_synthetic(folder, settings, n_processes=n_processes, progress=progress)
-    return prepare_identity_folder(folder, settings, progress=progress)
+    if isinstance(settings, PreparedSettings):
+        return take_prepared(folder, settings)
+    return prepare_identity_folder(folder, settings, n_threads=n_processes, progress=progress)
 
 
 def prepare_synthetic(
     folder: str | Path, settings: SyntheticSettings, *, n_processes: int = 1, progress: Progress | None = None
 ) -> FaceDataset:
     """Load the built-in faces of a folder, or draw and save them; see `prepare_dataset`."""
+    requested = {"dataset": "synthetic", **settings.to_dict()}
     return _prepare_once(
         folder,
-        requested={"dataset": "synthetic", **settings.to_dict()},
-        make=lambda: make_synthetic_dataset(settings, n_processes=n_processes, progress=progress),
+        requested=requested,
+        make=lambda: _save_made(
+            make_synthetic_dataset(settings, n_processes=n_processes, progress=progress), folder, requested
+        ),
     )
 
 
 def prepare_identity_folder(
-    folder: str | Path, settings: IdentityFolderSettings, *, progress: Progress | None = None
+    folder: str | Path, settings: IdentityFolderSettings, *, n_threads: int = 1, progress: Progress | None = None
 ) -> FaceDataset:
-    """Load the photographs of a dataset folder, or read and save them; see `prepare_dataset`.
+    """Load the photographs of a dataset folder, or pack them (see `pack_identity_folder`); see `prepare_dataset`.
 
     With the settings, what lies in the folder of photographs is compared (`source_contents`): photographs that were
     added, removed or changed and an edited age table are noticed, and refused.
@@ -159,19 +168,36 @@ def prepare_identity_folder(
     asked = settings.to_dict()
     del asked["card"]  # says how to get the photographs, not what is made of them
     options = {name: value for name, value in asked.items() if name not in ("root", "ages")}
+    requested = {"dataset": "identity_folder", **asked, _CONTENTS: source_contents(root, ages or "")}
     return _prepare_once(
         folder,
-        requested={"dataset": "identity_folder", **asked, _CONTENTS: source_contents(root, ages or "")},
-        make=lambda: read_identity_folder(root, ages=ages, progress=progress, **options),
+        requested=requested,
+        make=lambda: pack_identity_folder(
+            folder, root, ages=ages, requested=requested, n_threads=n_threads, progress=progress, **options
+        ),
     )
+
+
+def take_prepared(folder: str | Path, settings: PreparedSettings) -> FaceDataset:
+    """Load the prepared dataset of a folder, or take it there without copying its images; see `prepare_dataset`.
+
+    That it was prepared anew since is noticed by the hash of its `dataset.json`, and refused.
+    """
+    root = project_path(settings.root)
+    contents = describe_prepared(root, settings.image_size)
+    requested = {**settings.to_dict(), "dataset": "prepared", "image_size": contents["image_size"], _CONTENTS: contents}
+    return _prepare_once(
+        folder, requested=requested, make=lambda: link_dataset(Path(folder), root, requested=requested)
+    )
+
+
+def _save_made(made: FaceDataset, folder: str | Path, requested: Mapping[str, Any]) -> FaceDataset:
+    return save_dataset(replace(made, settings={**made.settings, "requested": dict(requested)}), folder)
 
 
 def _prepare_once(folder: str | Path, *, requested: Mapping[str, Any], make: Callable[[], FaceDataset]) -> FaceDataset:
     target = Path(folder)
-    if not (target / INDEX_FILE).is_file():
-        made = make()
-        return save_dataset(replace(made, settings={**made.settings, "requested": dict(requested)}), target)
-    dataset = load_dataset(target)
+    dataset = load_dataset(target) if (target / INDEX_FILE).is_file() else make()
     found = dataset.settings.get("requested", {})
     other = [name for name in {**found, **requested} if found.get(name) != requested.get(name)]
     named = [f"{name} was {found.get(name)!r}, now {requested.get(name)!r}" for name in other if name != _CONTENTS]
@@ -186,7 +212,12 @@ def _prepare_once(folder: str | Path, *, requested: Mapping[str, Any], make: Cal
 
 
 def _changed(target: Path, requested: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
-    change = "what it held was not recorded" if before is None else describe_change(before, requested[_CONTENTS])
+    if before is None:
+        change = "what it held was not recorded"
+    elif "index_sha256" in before:
+        change = "it was prepared anew"
+    else:
+        change = describe_change(before, requested[_CONTENTS])
     return (
         f"{requested['root']} is not as it was when {target} was made from it: {change}. Choose another experiment "
         f"name to work with it as it is now, or remove {target} and the runs trained on it to make them anew."
