@@ -64,7 +64,7 @@ def test_the_loop_is_sgd_on_eq_7(dataset, tmp_path):
         seed=config.seed,
         device=torch.device("cpu"),
     )
-    for step, (images, labels) in enumerate(batches.epoch(0)):
+    for step, (images, labels, _) in enumerate(batches.epoch(0)):
         x = (images.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
         f = torch.nn.functional.normalize(backbone(x))
         w = torch.nn.functional.normalize(prototypes)
@@ -207,17 +207,17 @@ def test_an_epoch_shows_each_image_once_and_mirrors_half(dataset):
     kwargs = {"batch_size": 16, "seed": 3, "device": torch.device("cpu")}
     rows, labels = np.arange(96), np.arange(96) // 8
     plain = EpochBatches(dataset.images, rows, labels, flip=False, **kwargs)
-    seen = torch.cat([images for images, _ in plain.epoch(0)]).numpy()
+    seen = torch.cat([images for images, _, _ in plain.epoch(0)]).numpy()
     assert sorted(image.tobytes() for image in seen) == sorted(image.tobytes() for image in dataset.images)
     flipped = EpochBatches(dataset.images, rows, labels, flip=True, **kwargs)
-    mirrored = torch.cat([images for images, _ in flipped.epoch(0)]).numpy()
+    mirrored = torch.cat([images for images, _, _ in flipped.epoch(0)]).numpy()
     same = np.array([np.array_equal(a, b) for a, b in zip(seen, mirrored, strict=True)])
     turned = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(seen, mirrored, strict=True)])
     assert (same ^ turned).all()
     assert 25 < same.sum() < 71
-    order = [label.tolist() for _, label in plain.epoch(0)]
-    assert order != [label.tolist() for _, label in plain.epoch(1)]
-    assert [label.tolist() for _, label in plain.epoch(0, first_step=4)] == order[4:]
+    order = [label.tolist() for _, label, _ in plain.epoch(0)]
+    assert order != [label.tolist() for _, label, _ in plain.epoch(1)]
+    assert [label.tolist() for _, label, _ in plain.epoch(0, first_step=4)] == order[4:]
 
 
 def test_images_too_many_for_memory_are_read_as_they_are_needed(dataset, monkeypatch):

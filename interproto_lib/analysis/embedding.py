@@ -19,7 +19,8 @@ from interproto_lib.data.test_sets import ImageSource
 from interproto_lib.devices import resolve_device
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.files import write_arrays
-from interproto_lib.models import Backbone, build_backbone, load_backbone_weights
+from interproto_lib.methods import build_recogniser
+from interproto_lib.models import Backbone, load_backbone_weights
 from interproto_lib.models.inference import for_inference, inference_batch_size
 from interproto_lib.models.inputs import images_to_input
 from interproto_lib.runs import RunFolder
@@ -67,12 +68,7 @@ def load_backbone(run: RunFolder, *, epoch: int | None = None) -> Backbone:
             f"{path} is missing. Train run {run.name!r} with notebooks/02_train.ipynb first"
             + (" with keep_every_epoch=True." if epoch is not None else ".")
         )
-    backbone = build_backbone(
-        config.backbone,
-        embedding_dim=config.embedding_dim,
-        image_size=int(run.dataset_info["image_size"]),
-        dropout=config.dropout,
-    )
+    backbone = build_recogniser(config, image_size=int(run.dataset_info["image_size"]))
     load_backbone_weights(backbone, path)
     return backbone.eval()
 

@@ -23,7 +23,8 @@ from interproto_lib.data.identification_tests import IdentificationTest
 from interproto_lib.data.test_sets import VerificationSet
 from interproto_lib.devices import resolve_device
 from interproto_lib.errors import RunError
-from interproto_lib.models import build_backbone, count_multiply_adds, count_parameters
+from interproto_lib.methods import METHODS, build_recogniser
+from interproto_lib.models import count_multiply_adds, count_parameters
 from interproto_lib.runs import Result, RunFolder
 
 IDENTIFICATION_RATE_COLUMNS = (
@@ -247,12 +248,11 @@ def model_costs(run: RunFolder) -> ModelCosts:
     """
     config, image_size = run.config, int(run.dataset_info["image_size"])
     with torch.device("meta"):
-        backbone = build_backbone(
-            config.backbone, embedding_dim=config.embedding_dim, image_size=image_size, dropout=config.dropout
-        )
+        backbone = build_recogniser(config, image_size=image_size)
+        method = METHODS[config.age_method](config, backbone) if config.age_method != "none" else None
     return ModelCosts(
         inference_parameters=count_parameters(backbone),
-        training_parameters=len(run.classes) * config.embedding_dim,
+        training_parameters=len(run.classes) * config.embedding_dim + (count_parameters(method) if method else 0),
         multiply_adds=count_multiply_adds(backbone, image_size),
     )
 

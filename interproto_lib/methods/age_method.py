@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from interproto_lib.config import TrainConfig
+from interproto_lib.errors import ConfigError
 from interproto_lib.models import Backbone
 
 
@@ -35,6 +38,7 @@ class AgeMethod(nn.Module):
 
     Attributes:
         title: Its name in tables.
+        loss_names: Names of its losses, in the order in which they are recorded.
         needs_ages: Whether training images must have ages.
         min_batch: Images that a batch must hold.
 
@@ -44,6 +48,7 @@ class AgeMethod(nn.Module):
     """
 
     title: ClassVar[str]
+    loss_names: ClassVar[tuple[str, ...]] = ("age",)
     needs_ages: ClassVar[bool] = True
     min_batch: ClassVar[int] = 2
 
@@ -55,6 +60,28 @@ class AgeMethod(nn.Module):
     def recogniser_of(cls, backbone: Backbone) -> Backbone:
         """Give the network that is embedded with at test time: the backbone itself, or one around it."""
         return backbone
+
+    @classmethod
+    def check(cls, config: TrainConfig, ages_years: NDArray[np.float64]) -> None:
+        """Refuse a training that lacks an ingredient, before it starts.
+
+        Args:
+            config: Settings of the training.
+            ages_years: (n,) ages of the training images, NaN where unknown.
+
+        Raises:
+            ConfigError: No training image has an age where ages are needed, or a batch is too small.
+        """
+        if cls.needs_ages and not np.isfinite(ages_years).any():
+            raise ConfigError(
+                f"age_method={config.age_method!r} learns from ages, but none of the {len(ages_years):,} training "
+                "images has one. Give the dataset a table of ages, or use age_method='none'."
+            )
+        if config.batch_size < cls.min_batch:
+            raise ConfigError(
+                f"age_method={config.age_method!r} needs batches of {cls.min_batch} images or more, but "
+                f"batch_size={config.batch_size}."
+            )
 
     def forward(self, recogniser: Backbone, images: Tensor) -> MethodOutputs:
         """Compute embeddings and what the losses need.
@@ -76,7 +103,7 @@ class AgeMethod(nn.Module):
             ages_years: (b,) ages in years, NaN where unknown: such an image counts in no age loss.
 
         Returns:
-            Name -> scalar, float32.
+            Name -> scalar, float32, one for each of `loss_names`.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement losses")
 

@@ -55,6 +55,7 @@ class DecorrelatedLearning(AgeMethod):
     """
 
     title = "DAL"
+    loss_names = ("age", "correlation")
     min_batch = 8
 
     starts: Tensor

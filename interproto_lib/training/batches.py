@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,20 @@ _BATCHES_AHEAD = 2
 _ROWS_AT_A_TIME = 4096
 
 
+class Batch(NamedTuple):
+    """Images of one step, on the device.
+
+    Attributes:
+        images: (b, h, w, 3) uint8.
+        labels: (b,) int64, classes.
+        ages_years: (b,) float32, NaN where the age is unknown.
+    """
+
+    images: Tensor
+    labels: Tensor
+    ages_years: Tensor
+
+
 class EpochBatches:
     """Shuffled, mirrored batches of one dataset split, kept on the device where they fit.
 
@@ -31,6 +46,7 @@ class EpochBatches:
         images: (N, h, w, 3) uint8 of the whole dataset, in memory or memory-mapped.
         rows: (n,) rows of the images to train on.
         labels: (n,) their class labels.
+        ages_years: (n,) their ages in years, NaN where unknown; None where nobody asks for ages.
         batch_size: Images in a batch; the last, smaller one is dropped.
         flip: Mirror each image with probability one half.
         seed: Seed of order and flips.
@@ -46,6 +62,7 @@ class EpochBatches:
         rows: np.ndarray,
         labels: np.ndarray,
         *,
+        ages_years: np.ndarray | None = None,
         batch_size: int,
         flip: bool,
         seed: int,
@@ -58,6 +75,8 @@ class EpochBatches:
         self._images = images
         self._rows = rows
         self._labels = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64)).to(device)
+        ages = np.full(len(rows), np.nan) if ages_years is None else ages_years
+        self._ages_years = torch.from_numpy(np.array(ages, dtype=np.float32)).to(device)
         self._batch_size = batch_size
         self._flip = flip
         self._seed = seed
@@ -69,7 +88,7 @@ class EpochBatches:
         """Batches in an epoch."""
         return len(self._rows) // self._batch_size
 
-    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
         """Go through the batches of an epoch.
 
         Args:
@@ -77,7 +96,7 @@ class EpochBatches:
             first_step: Batches of the epoch to skip, when a run is resumed within it.
 
         Yields:
-            Images (b, h, w, 3) uint8 and labels (b,) int64, on the device.
+            The batches, on the device.
         """
         generator = torch.Generator().manual_seed(_mixed_seed(self._seed, epoch))
         order = torch.randperm(len(self._rows), generator=generator)
@@ -92,8 +111,9 @@ class EpochBatches:
             found = self._read_ahead([order[part].numpy() for part in parts])
         with closing(found):
             for part, images in zip(parts, found, strict=True):
-                mirrors = mirrored[part, None, None, None]
-                yield torch.where(mirrors, images.flip(2), images), self._labels[order_on_device[part]]
+                turned = torch.where(mirrored[part, None, None, None], images.flip(2), images)
+                rows = order_on_device[part]
+                yield Batch(turned, self._labels[rows], self._ages_years[rows])
 
     def _load_resident(self) -> Tensor | None:
         """The training images on the device, or None where they are too large (half of a GPU's free memory)."""

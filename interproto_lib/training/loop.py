@@ -8,9 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.data.datasets import FaceDataset, hash_images, training_labels
@@ -18,10 +18,11 @@ from interproto_lib.data.manifests import class_table
 from interproto_lib.devices import resolve_device, torch_threads
 from interproto_lib.errors import DatasetError, RunError, TrainingDivergedError
 from interproto_lib.files import file_lock, write_arrays, write_json
+from interproto_lib.methods import METHODS
 from interproto_lib.models import save_backbone
 from interproto_lib.progress import ProgressStyle
 from interproto_lib.runs import RunFolder, environment, table_hash, write_table
-from interproto_lib.training.batches import EpochBatches
+from interproto_lib.training.batches import Batch, EpochBatches
 from interproto_lib.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from interproto_lib.training.metrics import MetricsLog
 from interproto_lib.training.progress import Progress, make_progress
@@ -72,6 +73,8 @@ def train(
     )
     if len(classes) < 2:
         raise DatasetError(f"Dataset {dataset.name!r} has {len(classes)} training identities; training needs two.")
+    if config.age_method != "none":
+        METHODS[config.age_method].check(config, _known_ages(dataset, dataset.rows("train"), config))
     identity = {"train": config.to_dict(), "dataset": _describe(dataset, classes)}
     busy = f"Another process is training in {run.path}. Wait for it, or use another run name."
     with file_lock(run.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
@@ -106,6 +109,7 @@ class _Trainer:
             dataset.images,
             rows,
             labels,
+            ages_years=_known_ages(dataset, rows, config),
             batch_size=config.batch_size,
             flip=config.flip,
             seed=config.seed,
@@ -122,7 +126,8 @@ class _Trainer:
             fused=True,
         )
         self.autocast_dtype = _autocast_dtype(config.precision, device)
-        self.window = torch.zeros(len(WINDOW), device=device)
+        self.columns = (*WINDOW, *(f"{name}_loss" for name in self.recognizer.method_loss_names))
+        self.window = torch.zeros(len(self.columns), device=device)
         self.window_steps = 0
         self.step = 0
         self.seconds_before = 0.0
@@ -162,8 +167,8 @@ class _Trainer:
         config, per_epoch = self.config, self.batches.steps_per_epoch
         self.recognizer.train()
         since, steps_since = time.monotonic(), 0
-        for images, labels in self.batches.epoch(epoch, first_step=first_step):
-            self._optimise(images, labels)
+        for batch in self.batches.epoch(epoch, first_step=first_step):
+            self._optimise(batch)
             self.step += 1
             steps_since += 1
             row = None
@@ -179,15 +184,15 @@ class _Trainer:
             if ends_epoch or (config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0):
                 self._save()
 
-    def _optimise(self, images: Tensor, labels: Tensor) -> None:
+    def _optimise(self, batch: Batch) -> None:
         rate = learning_rate_at(self.config, self.step, steps_per_epoch=self.batches.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.recognizer(images, labels, autocast_dtype=self.autocast_dtype)
+        losses = self.recognizer(*batch, step=self.step, autocast_dtype=self.autocast_dtype)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         self.optimizer.step()
-        parts = (losses.total.detach(), losses.margin, losses.inter_prototype, losses.accuracy)
+        parts = (losses.total.detach(), losses.margin, losses.inter_prototype, losses.accuracy, *losses.method)
         self.window += torch.stack(parts)
         self.window_steps += 1
 
@@ -201,7 +206,7 @@ class _Trainer:
         return {
             "step": self.step,
             "epoch": self.step / per_epoch,
-            **dict(zip(WINDOW, means, strict=True)),
+            **dict(zip(self.columns, means, strict=True)),
             "learning_rate": learning_rate_at(config, self.step - 1, steps_per_epoch=per_epoch),
             "images_per_second": images_per_second,
         }
@@ -255,6 +260,8 @@ class _Trainer:
     def _save_backbone(self, path: Path) -> None:
         config = self.config
         network = {"backbone": config.backbone, "embedding_dim": config.embedding_dim, "channels": "RGB"}
+        if config.age_method != "none":
+            network["age_method"] = config.age_method
         # One entry, because safetensors keeps several in no fixed order and equal runs are to be equal bytes.
         save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
 
@@ -271,9 +278,14 @@ class _Trainer:
             "images_per_second": round(self.step * self.config.batch_size / seconds, 1),
             "n_identities": len(prototypes),
             "n_pushed_apart": len(self.recognizer.pushed_apart),
-            **{name: float(last[name]) for name in WINDOW},
+            **{name: float(last[name]) for name in self.columns},
         }
         write_json(self.folder / "summary.json", summary)
+
+
+def _known_ages(dataset: FaceDataset, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
+    ages = dataset.manifest["age_years"].to_numpy(dtype=np.float64)[rows]
+    return ages if config.unlabelled_as_years is None else np.where(np.isnan(ages), config.unlabelled_as_years, ages)
 
 
 def _describe(dataset: FaceDataset, classes: pd.DataFrame) -> dict[str, object]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses import build_head, inter_prototype_loss
-from interproto_lib.models import build_backbone
+from interproto_lib.methods import METHODS, AgeMethod, MethodOutputs, build_recogniser
 from interproto_lib.models.inputs import images_to_input
 
 
@@ -20,20 +21,23 @@ class StepLosses:
     """What one step computed, still on the device.
 
     Attributes:
-        total: Scalar to differentiate, Eq. 7.
+        total: Scalar to differentiate: Eq. 7, and the losses of an age method; in a step of such a method's opponent,
+            the opponent's loss alone.
         margin: Scalar, the margin loss, Eq. 3.
         inter_prototype: Scalar, the Inter-Prototype loss before its weight, Eq. 5; 0 where it is off.
         accuracy: Scalar, share of the batch whose nearest prototype is its own, without margin.
+        method: Scalars, the weighted losses of the age method by `AgeMethod.loss_names`; none without one.
     """
 
     total: Tensor
     margin: Tensor
     inter_prototype: Tensor
     accuracy: Tensor
+    method: tuple[Tensor, ...] = ()
 
 
 class Recognizer(nn.Module):
-    """Backbone f and prototypes W, with the loss of the settings.
+    """Backbone f and prototypes W, with the losses of the settings.
 
     The prototypes start as rows of independent uniform(-1, 1) numbers scaled to length 1, as in the official code.
 
@@ -53,38 +57,72 @@ class Recognizer(nn.Module):
         n_identities = len(is_child)
         scope = inter_prototype_scope(config, is_child)
         self.config = config
-        self.backbone = build_backbone(
-            config.backbone, embedding_dim=config.embedding_dim, image_size=image_size, dropout=config.dropout
-        )
+        self.backbone = build_recogniser(config, image_size=image_size)
         rows = torch.empty(n_identities, config.embedding_dim).uniform_(-1, 1)
         self.prototypes = nn.Parameter(nn.functional.normalize(rows))
         self.head = build_head(config)
+        self.method: AgeMethod | None = None
+        if config.age_method != "none":
+            self.method = METHODS[config.age_method](config, self.backbone)
         self.register_buffer("pushed_apart", torch.from_numpy(scope), persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor, *, autocast_dtype: torch.dtype | None = None) -> StepLosses:
+    @property
+    def method_loss_names(self) -> tuple[str, ...]:
+        """Names of the age method's losses, none without one."""
+        return () if self.method is None else self.method.loss_names
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        ages_years: Tensor | None = None,
+        *,
+        step: int = 0,
+        autocast_dtype: torch.dtype | None = None,
+    ) -> StepLosses:
         """Compute the losses of a batch.
 
         Args:
             images: (b, h, w, 3) uint8.
             labels: (b,) integers, rows of the prototypes.
-            autocast_dtype: Lower precision of the backbone; None keeps float32. The losses are float32 in any case.
+            ages_years: (b,) float32, NaN where unknown; None where all are.
+            step: Steps made so far, for methods that alternate.
+            autocast_dtype: Lower precision of the networks; None keeps float32. The losses are float32 in any case.
 
         Returns:
             The losses.
         """
+        method, device = self.method, images.device.type
+        inputs = images_to_input(images, channels_last=self.config.channels_last)
+        if method is None:
+            with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                outputs = MethodOutputs(self.backbone(inputs), {})
+            return self._losses(outputs, labels, {})
+        ages = torch.full_like(labels, torch.nan, dtype=torch.float32) if ages_years is None else ages_years
+        opposes = method.opposes(step)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not opposes):
+            with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+                outputs = method(self.backbone, inputs)
+            self.head.train(self.training and not opposes)  # what it remembers is not to hold what it does not train on
+            losses = self._losses(outputs, labels, method.losses(outputs, ages))
+        return replace(losses, total=method.opposing_loss(outputs)) if opposes else losses
+
+    def _losses(self, outputs: MethodOutputs, labels: Tensor, of_method: Mapping[str, Tensor]) -> StepLosses:
         config = self.config
-        device = images.device.type
-        with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
-            embeddings = self.backbone(images_to_input(images, channels_last=config.channels_last))
-        margin, scores = self.head(embeddings, self.prototypes, labels)
-        if config.inter_prototype == "none":
-            pushed = margin.new_zeros(())
-            total = margin
-        else:
+        margin, scores = self.head(outputs.embeddings, self.prototypes, labels)
+        total, pushed = margin, margin.new_zeros(())
+        if config.inter_prototype != "none":
             pushed = inter_prototype_loss(self.prototypes[self.pushed_apart], reduction=config.ip_reduction)
-            total = margin + config.ip_weight * pushed
-        accuracy = (scores.argmax(1) == labels).float().mean()
-        return StepLosses(total=total, margin=margin.detach(), inter_prototype=pushed.detach(), accuracy=accuracy)
+            total = total + config.ip_weight * pushed
+        for loss in of_method.values():
+            total = total + loss
+        return StepLosses(
+            total=total,
+            margin=margin.detach(),
+            inter_prototype=pushed.detach(),
+            accuracy=(scores.argmax(1) == labels).float().mean(),
+            method=tuple(of_method[name].detach() for name in self.method_loss_names),
+        )
 
 
 def inter_prototype_scope(config: TrainConfig, is_child: np.ndarray) -> np.ndarray:
