@@ -142,7 +142,7 @@ def test_a_dataset_without_a_record_of_the_folder_is_refused(tmp_path: Path, pho
 
 
 def test_a_reading_that_fails_leaves_nothing_but_its_lock(tmp_path: Path, photographs: IdentityFolderSettings):
-    with pytest.raises(DatasetError, match="12 of 12 images in .* are not 8 x 8 pixels"):
+    with pytest.raises(DatasetError, match=r"12 of 12 images in .* are not 8 x 8 pixels"):
         prepare_dataset(tmp_path / "d", replace(photographs, image_size=8))
     assert [entry.name for entry in (tmp_path / "d").iterdir()] == [".packing.lock"]
     prepare_dataset(tmp_path / "d", photographs)

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from interproto_lib.data.age_coverage import AgeCoverage, label_ages
 from interproto_lib.data.collections import ImageCollection
 from interproto_lib.data.datasets import INDEX_FILE, FaceDataset, load_dataset
-from interproto_lib.data.formats.age_labels import ImageAges, UnmatchedAges, ages_of_images
+from interproto_lib.data.formats.age_labels import UnmatchedAges
 from interproto_lib.data.formats.image_files import FITS, Fit, decode_image_bytes, fit_image
 from interproto_lib.data.packed_images import (
     Decode,
@@ -59,7 +60,8 @@ def pack_identity_folder(
     """Make a dataset folder of `<root>/<identity>/<image>`, in little memory and going on where it was stopped.
 
     Images, manifest and splits are those of `read_identity_folder`, which takes the same arguments and holds all
-    images in memory. What can be told from the listing alone - too few people, ages of other images - is told before
+    images in memory; but ages match as `label_ages` has it, however many zeros stand before a number, and folders
+    without images are warned of. What can be told from the listing alone - too few people, ages of other images - is told before
     an image is decoded. See `pack_collection` for what happens when it is stopped.
 
     Args:
@@ -99,9 +101,7 @@ def pack_identity_folder(
     for note in collection.notes:
         warnings.warn(f"{place}: {note}", stacklevel=2)
     identities = collection.table["identity"]
-    found = ImageAges(age_years=np.full(len(collection), np.nan), n_rows=0, n_unmatched=0)
-    if ages is not None:
-        found = ages_of_images(ages, collection.table["path"].tolist(), place, unmatched=unmatched_ages)
+    collection, coverage = _with_ages(collection, ages, unmatched_ages)
     _refuse_small_identities(place, identities, identities, min_images_per_identity)
     choose_splits(identities, **shares, where=place)
     with packing_lock(target):
@@ -122,7 +122,6 @@ def pack_identity_folder(
         rows = packed.kept_rows()
         _refuse_small_identities(place, identities, identities.iloc[rows], min_images_per_identity)
         manifest = collection.table.iloc[rows].reset_index(drop=True)
-        manifest["age_years"] = found.age_years[rows]
         manifest["split"] = pd.Series(choose_splits(manifest["identity"], **shares, where=place), dtype="str")
         manifest["source"] = collection.name
         n_people = manifest.groupby("split")["identity"].nunique()
@@ -143,8 +142,8 @@ def pack_identity_folder(
                 "table": None if ages is None else str(ages),
                 "n_labelled": n_labelled,
                 "n_unlabelled": len(manifest) - n_labelled,
-                "n_rows": found.n_rows,
-                "n_rows_unmatched": found.n_unmatched,
+                "n_rows": 0 if coverage is None else coverage.n_rows,
+                "n_rows_unmatched": 0 if coverage is None else coverage.n_rows_unmatched,
             },
             "requested": dict(requested or {}),
         }
@@ -187,6 +186,17 @@ def _check_settings(
             raise ConfigError(f"{name} is {choice!r}; choose one of: {', '.join(known)}.")
 
 
+def _with_ages(
+    collection: ImageCollection, ages: str | Path | None, unmatched_ages: UnmatchedAges
+) -> tuple[ImageCollection, AgeCoverage | None]:
+    if ages is None:
+        return collection, None
+    labelled, coverage = label_ages(collection, ages, unmatched="error" if unmatched_ages == "error" else "count")
+    if coverage.n_rows_unmatched:
+        warnings.warn(f"Rows of the age table are left out. {coverage}", stacklevel=3)
+    return labelled, coverage
+
+
 def _refuse_or_warn(collection: ImageCollection, packed: PackedImages, on_unreadable: str) -> None:
     unreadable = [image for image in packed.rejected if image.kind != _MISFIT]
     misfits = [image for image in packed.rejected if image.kind == _MISFIT]
@@ -217,5 +227,6 @@ def _refuse_small_identities(root: Path, listed: pd.Series, readable: pd.Series,
         more = f" and {len(small) - _MAX_NAMED} more" if len(small) > _MAX_NAMED else ""
         raise DatasetError(
             f"{len(small)} of {len(counts)} identities in {root} have fewer than {least} readable images: "
-            f"{named}{more}. Add images, or remove these folders, or pass min_images_per_identity=1 to keep them for training."
+            f"{named}{more}. Add images, or remove these folders, or pass min_images_per_identity=1 to keep them for "
+            "training."
         )
