@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from interproto_lib.data.alignment import LANDMARK_NAMES, face_likeness
 from interproto_lib.data.faces import Faces, faces_at
-from interproto_lib.data.formats.age_labels import composed
+from interproto_lib.data.path_matching import match_paths
 from interproto_lib.data.tables import SourceTable, read_table
 from interproto_lib.errors import ManifestError
 
@@ -57,7 +57,7 @@ class LandmarkFile:
         return len(self.paths)
 
     def find(self, paths: pd.Series) -> NDArray[np.int64]:
-        """Look up images; names match however their letters are composed in Unicode.
+        """Look up images; names match whatever their zeros and composed letters (see `match_paths`).
 
         Args:
             paths: Paths of images (k,), relative to the same folder as those of the file.
@@ -66,19 +66,22 @@ class LandmarkFile:
             Which of the file's images each is (k,); -1: the file does not name it.
 
         Raises:
-            ManifestError: Two paths of the file are the same name, composed differently; or none of them is among
-                `paths`.
+            ManifestError: Two paths of the file name one image, or one could mean two; or all name other images.
         """
-        known = pd.Index(self.paths.map(composed))
-        if not known.is_unique:
-            twice = self.paths[known.duplicated()].iloc[0]
-            raise ManifestError(f"{self.where} names {twice!r} twice, its letters composed differently. Keep one.")
-        found = np.asarray(known.get_indexer(pd.Index(paths.map(composed))), dtype=np.int64)
-        if (found < 0).all():
+        table = SourceTable(frame=pd.DataFrame({"path": self.paths}), where=self.where)
+        images, _ = match_paths(table, paths)
+        named = np.flatnonzero(images >= 0)
+        if len(named) == 0:
             raise ManifestError(
                 f"{self.where} names none of the {len(paths)} images. It has paths such as {_some(self.paths)}; the "
                 f"images are {_some(paths)}. Write the paths as those of the images."
             )
+        found = np.full(len(paths), -1, dtype=np.int64)
+        found[images[named]] = named
+        twice = named[found[images[named]] != named]
+        if len(twice):
+            one, other = self.paths.iloc[twice[0]], self.paths.iloc[found[images[twice[0]]]]
+            raise ManifestError(f"{self.where} names one image twice, as {one!r} and as {other!r}. Keep one of them.")
         return found
 
     def faces(self, image: int) -> Faces:
