@@ -4,6 +4,13 @@ from interproto_lib.data.age_coverage import AgeCoverage, label_ages
 from interproto_lib.data.collections import EncodedImages, FolderImages, ImageCollection
 from interproto_lib.data.contents import files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
+from interproto_lib.data.duplicates import (
+    difference_hashes,
+    image_digests,
+    nearest_hashes,
+    shared_identities,
+    shared_images,
+)
 from interproto_lib.data.evaluation_sets import EvaluationSets, evaluation_sets
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
@@ -104,15 +111,18 @@ __all__ = [
     "class_table",
     "dataset_settings",
     "describe_images",
+    "difference_hashes",
     "evaluation_sets",
     "files_of_test_sets",
     "held_out_sets",
     "identification_set",
     "identification_set_from_pairs",
     "identification_tests",
+    "image_digests",
     "label_ages",
     "list_cards",
     "load_dataset",
+    "nearest_hashes",
     "open_collection",
     "pack_collection",
     "pack_identity_folder",
@@ -133,6 +143,8 @@ __all__ = [
     "recordio_collection",
     "require_dataset",
     "save_dataset",
+    "shared_identities",
+    "shared_images",
     "source_contents",
     "summarise_manifest",
     "take_prepared",
