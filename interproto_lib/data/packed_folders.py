@@ -61,8 +61,8 @@ def pack_identity_folder(
 
     Images, manifest and splits are those of `read_identity_folder`, which takes the same arguments and holds all
     images in memory; but ages match as `label_ages` has it, however many zeros stand before a number, and folders
-    without images are warned of. What can be told from the listing alone - too few people, ages of other images - is told before
-    an image is decoded. See `pack_collection` for what happens when it is stopped.
+    without images are warned of. What can be told from the listing alone - too few people, ages of other images - is
+    told before an image is decoded. See `pack_collection` for what happens when it is stopped.
 
     Args:
         folder: The dataset folder; one that is finished is loaded as it is.
