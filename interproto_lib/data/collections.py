@@ -128,17 +128,10 @@ def read_file_bytes(file: str | Path, *, max_bytes: int = MAX_IMAGE_BYTES) -> by
     """
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb", buffering=0) as opened:
-            status = os.fstat(handle)
-            if not stat.S_ISREG(status.st_mode):
-                raise DatasetError("not a file")
-            if status.st_size == 0:
-                raise DatasetError("the file is empty (0 bytes)")
-            if status.st_size > max_bytes:
-                raise DatasetError(f"the file is too large: {status.st_size:,} bytes, at most {max_bytes:,} are read")
-            content = opened.read(status.st_size)
-            while content and len(content) < status.st_size and (more := opened.read(status.st_size - len(content))):
-                content += more
+        try:
+            return _read_open_file(handle, max_bytes)
+        finally:
+            os.close(handle)
     except FileNotFoundError:
         raise DatasetError("the file does not exist, or is a link to nowhere") from None
     except PermissionError:
@@ -147,9 +140,24 @@ def read_file_bytes(file: str | Path, *, max_bytes: int = MAX_IMAGE_BYTES) -> by
         if isinstance(error, OSError) and error.errno == errno.ENXIO:  # a socket
             raise DatasetError("not a file") from None
         raise DatasetError(f"cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    if len(content) < status.st_size:
-        raise DatasetError(f"cut short while it was read: {len(content):,} of {status.st_size:,} bytes")
-    return content
+
+
+def _read_open_file(handle: int, max_bytes: int) -> bytes:
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        raise DatasetError("not a file")
+    if status.st_size == 0:
+        raise DatasetError("the file is empty (0 bytes)")
+    if status.st_size > max_bytes:
+        raise DatasetError(f"the file is too large: {status.st_size:,} bytes, at most {max_bytes:,} are read")
+    pieces: list[bytes] = []
+    n_read = 0
+    while n_read < status.st_size and (piece := os.read(handle, status.st_size - n_read)):
+        pieces.append(piece)
+        n_read += len(piece)
+    if n_read < status.st_size:
+        raise DatasetError(f"cut short while it was read: {n_read:,} of {status.st_size:,} bytes")
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def text_column(values: pa.Array | pa.ChunkedArray) -> pd.Series:
