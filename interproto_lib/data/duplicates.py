@@ -173,7 +173,8 @@ def shared_images(
         np.arange(len(dataset)) if rows is None else np.asarray(rows, dtype=np.int64)
         for dataset, rows in ((first, first_rows), (second, second_rows))
     ]
-    if first.images is second.images and len(np.intersect1d(sides[0], sides[1])):
+    is_same = first.images is second.images or (first.folder is not None and first.folder == second.folder)
+    if is_same and len(np.intersect1d(sides[0], sides[1])):
         raise ConfigError("Rows of the same dataset are on both sides: each would be found as its own duplicate.")
     first_digests, first_hashes = _digests_and_hashes(first.images, sides[0], progress)
     second_digests, second_hashes = _digests_and_hashes(second.images, sides[1], progress)

@@ -287,10 +287,11 @@ class RecordFile:
         with self._lock:
             if self._handle is None:
                 handle = os.open(self.rec, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-                weakref.finalize(self, os.close, handle)
                 status = os.fstat(handle)
                 if (status.st_size, status.st_mtime_ns) != (self._size, self._changed_ns):
+                    os.close(handle)
                     raise DatasetError(f"{self.rec} has changed since its records were listed. Open it again.")
+                weakref.finalize(self, os.close, handle)
                 self._handle = handle
             return self._handle
 

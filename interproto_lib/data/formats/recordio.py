@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +114,11 @@ def recordio_collection(
 def _find_rec(place: Path) -> tuple[Path, list[str]]:
     """Return the .rec of a place, and the other files of a folder that are no part of it."""
     if place.is_dir():
-        names = sorted(entry.name for entry in place.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        try:
+            names = sorted(entry.name for entry in place.iterdir() if entry.is_file())
+        except OSError as error:
+            raise DatasetError(f"Cannot look into {place}: {error.strerror}. Check its permissions.") from error
+        names = [name for name in names if not name.startswith(".")]
         found = [name for name in names if name.endswith(".rec")]
         if not found:
             raise DatasetNotFoundError(f"There is no .rec file in {place}. Expected train.rec, train.idx and property.")
@@ -337,5 +342,5 @@ def _fingerprint(rec: Path, idx: Path | None) -> str:
     for file in (rec, idx, rec.with_name(PROPERTY_FILE)):
         if file is not None and file.is_file():
             status = file.stat()
-            digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(file.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
