@@ -97,6 +97,23 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
     check.set_defaults(action=_check)
 
+    imported = commands.add_parser("import-checkpoint", help="make a finished run of a network trained elsewhere")
+    imported.add_argument("checkpoint", type=Path, help="file of the backbone")
+    imported.add_argument("--experiment", required=True, help="the experiment that the run is to belong to")
+    imported.add_argument("--run", required=True, help="name of the run, as in adaface-s0")
+    imported.add_argument("--dataset", type=Path, help="dataset folder (default: that of the experiment)")
+    imported.add_argument("--head", type=Path, metavar="FILE", help="its prototypes, one row an identity")
+    imported.add_argument("--kind", default="auto", help="where the file comes from (default: by its keys)")
+    imported.add_argument("--channel-order", choices=("rgb", "bgr"), help="channels it takes (default: by its kind)")
+    _add_runs_dir(imported)
+    imported.set_defaults(action=_import_checkpoint)
+
+    export = commands.add_parser("export", help="write the network of a run as ONNX or safetensors")
+    export.add_argument("run", type=Path, metavar="RUN_FOLDER", help="a finished run, as in runs/demo/arcface-s0")
+    export.add_argument("file", type=Path, metavar="OUT", help="file to write, ending in .onnx or .safetensors")
+    export.add_argument("--epoch", type=_positive, help="an epoch that was kept (default: the end of training)")
+    export.set_defaults(action=_export)
+
     html = commands.add_parser("html", help="write executed notebooks as HTML that opens offline")
     html.add_argument("notebooks", nargs="+", type=Path, help="executed notebooks")
     html.add_argument("--output-dir", type=Path, required=True, help="folder for <notebook>.html")
@@ -250,7 +267,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    from interproto_lib.data.intake import check_prepared
+    from interproto_lib.data.prepared_check import check_prepared
     from interproto_lib.progress import count_progress
 
     progress = count_progress(f"{options.folder.name}: checking", unit="byte")
@@ -273,6 +290,53 @@ def _report(report: Any, options: argparse.Namespace) -> None:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _import_checkpoint(options: argparse.Namespace) -> None:
+    from interproto_lib.data import load_dataset
+    from interproto_lib.progress import count_progress
+    from interproto_lib.runs import experiment_folder
+    from interproto_lib.training import import_run
+
+    signal.signal(signal.SIGTERM, _stop)
+    if Path(options.run).name != options.run:
+        raise ConfigError(f"--run {options.run} is no name: the run folder lies directly in that of the experiment.")
+    experiment = experiment_folder(options.experiment, options.runs_dir)
+    place = experiment / "dataset"
+    run = import_run(
+        options.checkpoint,
+        experiment / options.run,
+        load_dataset(options.dataset or place),
+        head=options.head,
+        kind=options.kind,
+        channel_order=options.channel_order,
+        progress=count_progress,
+    )
+    record = run.imported or {}
+    origin = {"head": "rows of the head", "class_means": "means of the training images", "none": "none"}
+    _say(
+        f"{run.path} is a finished run: {run.config.backbone} from {record['file']} ({record['kind']}, trained on "
+        f"{record['channel_order'].upper()}), prototypes: {origin[run.prototypes_from]}. {record['training_data']}"
+    )
+    if not place.exists():
+        _say(f"The notebooks look for the dataset at {place}: put {options.dataset} there, or a link to it.")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from interproto_lib.analysis.embedding import load_backbone
+    from interproto_lib.models import export_onnx, export_safetensors
+    from interproto_lib.runs import open_run
+
+    writers: dict[str, Callable[[Any, Path], Path]] = {".onnx": export_onnx, ".safetensors": export_safetensors}
+    ending = options.file.suffix.lower()
+    if ending not in writers:
+        raise ConfigError(f"{options.file} ends in {ending or 'nothing'}; choose {' or '.join(writers)}.")
+    backbone = load_backbone(open_run(options.run), epoch=options.epoch)
+    file = writers[ending](backbone, options.file)
+    _say(
+        f"{file}: takes RGB images of {backbone.image_size} x {backbone.image_size} pixels as (x / 255 - 0.5) / 0.5, "
+        f"gives {backbone.embedding_dim} numbers."
+    )
 
 
 def _html(options: argparse.Namespace) -> None:

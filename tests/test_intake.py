@@ -19,7 +19,8 @@ from PIL import Image
 
 from interproto_lib.data.card_counts import CardCount, compare_with_card, count_images
 from interproto_lib.data.datasets import load_dataset, verify_dataset
-from interproto_lib.data.intake import check_prepared, prepare_source
+from interproto_lib.data.intake import prepare_source
+from interproto_lib.data.prepared_check import check_prepared
 from interproto_lib.data.registry import read_card
 from interproto_lib.data.verification_files import check_verification_file
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError, ManifestError

@@ -87,6 +87,21 @@ def count_images(table: pd.DataFrame) -> dict[str, int | None]:
     }
 
 
+def count_dataset(card: DatasetCard, manifest: pd.DataFrame, *, n_rejected: int) -> tuple[CardCount, ...]:
+    """Count a prepared dataset and lay the counts beside its card.
+
+    Args:
+        card: The card.
+        manifest: The dataset's manifest.
+        n_rejected: How many further images were listed but could not be used.
+
+    Returns:
+        One comparison for each of `COUNTED`.
+    """
+    n_unlabelled = int(manifest["age_years"].isna().sum())
+    return compare_with_card(card, count_images(manifest), n_rejected=n_rejected, n_unlabelled=n_unlabelled)
+
+
 def compare_with_card(
     card: DatasetCard, found: Mapping[str, int | None], *, n_rejected: int = 0, n_unlabelled: int = 0
 ) -> tuple[CardCount, ...]:

@@ -5,25 +5,20 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interproto_lib.data.card_counts import CardCount, compare_with_card, count_images
+from interproto_lib.data.age_coverage import label_ages
+from interproto_lib.data.card_counts import count_dataset
 from interproto_lib.data.collections import ImageCollection
-from interproto_lib.data.datasets import FaceDataset, load_dataset, verify_dataset
+from interproto_lib.data.detection import FaceDetector
+from interproto_lib.data.face_decoding import aligned_decode
 from interproto_lib.data.formats.image_files import FITS, Fit, decode_image_bytes, fit_image
-from interproto_lib.data.intake_report import (
-    IntakeReport,
-    RejectedImage,
-    count_lines,
-    split_line,
-    write_rejected,
-)
-from interproto_lib.data.manifests import SPLITS
+from interproto_lib.data.formats.landmarks import LandmarkFile, read_landmarks
+from interproto_lib.data.intake_report import IntakeReport, RejectedImage, split_members, write_rejected
 from interproto_lib.data.packed_images import Decode, DecodedImage
 from interproto_lib.data.packing import RejectedImagesError, pack_collection
 from interproto_lib.data.registry import DatasetCard, not_found_message, read_card
@@ -38,40 +33,6 @@ _SHARES = {"train": (0.0, 0.0), "evaluate": (1.0, 0.0), "both": (0.25, 0.1)}
 
 _OWN_IMAGES = "identity_folder"
 _DRAWN = "builtin"
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparedReport:
-    """What a prepared dataset holds, found as it was written.
-
-    Attributes:
-        folder: The dataset folder.
-        name: What it is called.
-        shape: How its source lay.
-        image_size: Height and width of its images, in pixels.
-        counts: Identities, images and children beside the numbers on the card; empty without a card.
-        splits: For each split its images and its identities.
-        source: What was found at the source; empty when it was not asked for.
-    """
-
-    folder: Path
-    name: str
-    shape: str
-    image_size: int
-    counts: tuple[CardCount, ...]
-    splits: dict[str, dict[str, int]]
-    source: str
-
-    def __str__(self) -> str:
-        return "\n".join(
-            [
-                f"{self.folder} is as it was written, every byte of it: {self.name} ({self.shape}), "
-                f"{self.image_size} x {self.image_size} pixels.",
-                *(count_lines(self.counts) if self.counts else []),
-                split_line(self.splits),
-                *([self.source] if self.source else []),
-            ]
-        )
 
 
 def prepare_source(
@@ -131,7 +92,8 @@ def prepare_source(
         ConfigError: An argument is wrong, or there is nothing to prepare.
         DatasetNotFoundError: The source is not there, or there is no such card.
         DatasetError: The source is not recognised, or images cannot be used; with "error" all are in `rejected.csv`.
-        ManifestError: The ages are malformed or belong to other images.
+        CheckpointError: The detector is missing, with the steps to get one, or cannot be used.
+        ManifestError: Ages or landmarks are malformed or belong to other images.
         RunError: Another process prepares the same folder.
         WriteError: The folder cannot be written.
     """
@@ -140,6 +102,8 @@ def prepare_source(
     place, folder = Path(source), Path(out)
     _check_arguments(card, place, folder, ages, image_size, fit, landmarks, detector)
     heldout, validation = _shares(card, heldout_share, validation_share)
+    # Read before a folder of millions is listed.
+    faces = _face_source(landmarks, detector)
     name = place.resolve().name if dataset == _OWN_IMAGES else dataset
     collection = open_collection(place, name=name, shape=shape, follow_links=follow_links)
     say(f"{collection.place} holds {len(collection):,} images as {collection.shape}: {SHAPES[collection.shape]}.")
@@ -147,7 +111,7 @@ def prepare_source(
     say(coverage)
     split = _split(collection, heldout, validation, seed)
     n_decoded = itertools.count()
-    decode = _decoder(collection, image_size, fit, landmarks, detector)
+    decode, decoding, alignment_notes = _decoder(collection, image_size, fit, faces)
 
     def counted(row: int, content: bytes) -> NDArray[np.uint8] | DecodedImage:
         next(n_decoded)
@@ -166,9 +130,7 @@ def prepare_source(
                 "root": str(place),
                 "follow_links": follow_links,
                 "image_size": image_size,
-                "fit": fit,
-                "landmarks": None if landmarks is None else str(landmarks),
-                "detector": None if detector is None else str(detector),
+                **decoding,
             },
             on_rejected=on_rejected,
             n_threads=n_threads,
@@ -189,78 +151,18 @@ def prepare_source(
         folder=folder,
         shape=collection.shape,
         image_size=image_size,
-        counts=_counts(card, prepared, n_rejected=len(dropped)),
-        splits=_members(prepared),
+        counts=count_dataset(card, prepared.manifest, n_rejected=len(dropped)),
+        splits=split_members(prepared.manifest),
         ages=found_ages,
         rejected=dropped,
         contact_sheet=None,
         others=collection.others,
-        notes=collection.notes,
+        notes=(*collection.notes, *alignment_notes),
         seconds=time.perf_counter() - started,
         n_decoded=next(n_decoded),
     )
     report.write()
     return report
-
-
-def check_prepared(
-    folder: str | Path, *, source: str | Path | None = None, progress: Progress | None = None
-) -> PreparedReport:
-    """Read a prepared dataset whole, compare its hashes, and lay its counts beside its card.
-
-    Args:
-        folder: The dataset folder.
-        source: Where it was made from, to be told whether that has changed since; None does not look.
-        progress: Called with the number of bytes read and the number of all.
-
-    Returns:
-        What it holds.
-
-    Raises:
-        DatasetNotFoundError: There is no finished dataset.
-        DatasetError: A file is not as it was written; the message names it. Or the source is not recognised.
-    """
-    place = Path(folder)
-    verify_dataset(place, progress=progress)
-    dataset = load_dataset(place)
-    settings = dataset.settings
-    named = settings.get("card")
-    shape = str(settings.get("format", "made by this library"))
-    counts: tuple[CardCount, ...] = ()
-    if named:
-        counts = _counts(read_card(named), dataset, n_rejected=len(settings.get("dropped", [])))
-    return PreparedReport(
-        folder=place,
-        name=dataset.name,
-        shape=shape,
-        image_size=dataset.image_size,
-        counts=counts,
-        splits=_members(dataset),
-        source="" if source is None else _compare_source(Path(source), dataset),
-    )
-
-
-def _compare_source(source: Path, dataset: FaceDataset) -> str:
-    recorded = dataset.settings.get("packing", {}).get("fingerprint")
-    if recorded is None:
-        raise DatasetError(
-            f"{dataset.folder} does not say what its source held: it was not made by interproto prepare, so whether "
-            f"{source} has changed cannot be told."
-        )
-    now = open_collection(
-        source,
-        name=dataset.name,
-        shape=dataset.settings["format"],
-        follow_links=dataset.settings.get("follow_links", False),
-    )
-    if now.fingerprint == recorded:
-        return f"{source} has not changed since: the same files, sizes and times."
-    n_before = len(dataset) + len(dataset.settings.get("dropped", []))
-    listed = f"it holds {len(now):,} images, then {n_before:,}" if len(now) != n_before else "as many images as then"
-    return (
-        f"{source} has changed since ({listed}): files were added, removed or written anew. Prepare it again into "
-        "another folder to work with it as it is now."
-    )
 
 
 def _check_arguments(
@@ -285,9 +187,8 @@ def _check_arguments(
         raise ConfigError(f"fit is {fit!r}, but aligned faces have the wanted size. Leave out fit.")
     if not source.exists():
         raise DatasetNotFoundError(not_found_message(card, f"was looked for in {source}, which does not exist"))
-    for what, file in (("ages", ages), ("landmarks", landmarks), ("detector", detector)):
-        if file is not None and not Path(file).is_file():
-            raise DatasetNotFoundError(f"There is no file {file} ({what}). Check the path.")
+    if ages is not None and not Path(ages).is_file():
+        raise DatasetNotFoundError(f"There is no table of ages {ages}. Check the path.")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{out} lies inside the source {source}, which is only read. Choose a folder beside it.")
 
@@ -323,8 +224,6 @@ def _with_ages(
 ) -> tuple[ImageCollection, dict[str, Any], str]:
     """Join the ages, and say for machines and for people how many there are."""
     if ages is not None:
-        from interproto_lib.data.age_coverage import label_ages
-
         labelled, coverage = label_ages(collection, ages, bad_rows=bad_ages)
         return labelled, coverage.to_dict(), str(coverage)
     n_images = len(collection)
@@ -341,28 +240,23 @@ def _with_ages(
     )
 
 
+def _face_source(landmarks: str | Path | None, detector: str | Path | None) -> LandmarkFile | FaceDetector | None:
+    if landmarks is not None:
+        return read_landmarks(landmarks)
+    # One thread an image: as many images at once as there are threads.
+    return None if detector is None else FaceDetector(detector, n_threads=1)
+
+
 def _decoder(
-    collection: ImageCollection, image_size: int, fit: Fit, landmarks: str | Path | None, detector: str | Path | None
-) -> Decode:
-    def decode(row: int, content: bytes) -> DecodedImage:
+    collection: ImageCollection, image_size: int, fit: Fit, faces: LandmarkFile | FaceDetector | None
+) -> tuple[Decode, dict[str, Any], tuple[str, ...]]:
+    """Give what decodes, all that its pixels depend on beside the images, and what a reader must know of it."""
+    if faces is not None:
+        aligned = aligned_decode(faces, image_size=image_size, paths=collection.table["path"])
+        return aligned, {"alignment": aligned.settings}, aligned.notes
+
+    def fitted(row: int, content: bytes) -> DecodedImage:
         image = decode_image_bytes(content)
         return DecodedImage(np.asarray(fit_image(image, image_size, fit)), image.size)
 
-    return decode
-
-
-def _counts(card: DatasetCard, dataset: FaceDataset, *, n_rejected: int) -> tuple[CardCount, ...]:
-    return compare_with_card(
-        card,
-        count_images(dataset.manifest),
-        n_rejected=n_rejected,
-        n_unlabelled=int(dataset.manifest["age_years"].isna().sum()),
-    )
-
-
-def _members(dataset: FaceDataset) -> dict[str, dict[str, int]]:
-    by_split = dataset.manifest.groupby("split")["identity"]
-    images, identities = by_split.size(), by_split.nunique()
-    return {
-        split: {"images": int(images.get(split, 0)), "identities": int(identities.get(split, 0))} for split in SPLITS
-    }
+    return fitted, {"fit": fit}, ()

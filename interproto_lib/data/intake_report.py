@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from interproto_lib.data.card_counts import CardCount
+from interproto_lib.data.manifests import SPLITS
 from interproto_lib.files import atomic_write, write_json
 
 REPORT_FILE = "preparation.json"
@@ -151,6 +154,15 @@ class IntakeReport:
 def count_lines(counts: Sequence[CardCount]) -> list[str]:
     """Give counts beside their card as lines for people."""
     return ["Counts, beside the dataset's card:", *(f"  {count}" for count in counts)]
+
+
+def split_members(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Count the images and identities of each split of a manifest."""
+    by_split = manifest.groupby("split")["identity"]
+    images, identities = by_split.size(), by_split.nunique()
+    return {
+        split: {"images": int(images.get(split, 0)), "identities": int(identities.get(split, 0))} for split in SPLITS
+    }
 
 
 def split_line(splits: Mapping[str, Mapping[str, int]]) -> str:
