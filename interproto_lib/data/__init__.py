@@ -1,6 +1,7 @@
 """Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
 
 from interproto_lib.data.age_coverage import AgeCoverage, label_ages
+from interproto_lib.data.card_counts import CardCount, count_dataset
 from interproto_lib.data.collections import EncodedImages, FolderImages, ImageCollection
 from interproto_lib.data.contents import files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
@@ -66,6 +67,7 @@ from interproto_lib.data.protocol_files import (
 )
 from interproto_lib.data.protocols import NEGATIVES, available_pair_kinds, child_adult_pairs, verification_pairs
 from interproto_lib.data.registry import DatasetCard, list_cards, read_card, require_dataset
+from interproto_lib.data.seen_twice import SeenTwice, find_seen_twice
 from interproto_lib.data.shapes import SHAPES, open_collection
 from interproto_lib.data.splits import choose_splits
 from interproto_lib.data.test_set_files import pair_list_set, read_test_set, verification_bin_set
@@ -84,6 +86,7 @@ __all__ = [
     "SHAPES",
     "SPLITS",
     "AgeCoverage",
+    "CardCount",
     "DatasetCard",
     "DatasetSource",
     "Decode",
@@ -103,17 +106,20 @@ __all__ = [
     "ManifestSummary",
     "PreparedSettings",
     "RejectedImagesError",
+    "SeenTwice",
     "VerificationSet",
     "age_group",
     "available_pair_kinds",
     "child_adult_pairs",
     "choose_splits",
     "class_table",
+    "count_dataset",
     "dataset_settings",
     "describe_images",
     "difference_hashes",
     "evaluation_sets",
     "files_of_test_sets",
+    "find_seen_twice",
     "held_out_sets",
     "identification_set",
     "identification_set_from_pairs",

@@ -34,6 +34,13 @@ from interproto_lib.views.comparison import (
     measures_table,
     readable_measures,
 )
+from interproto_lib.views.data_checks import (
+    card_counts_table,
+    describe_layout,
+    describe_paper_ages,
+    describe_seen_twice,
+    label_coverage_table,
+)
 from interproto_lib.views.differences import describe_differences, difference_figure, readable_trials
 from interproto_lib.views.distributions import (
     describe_gaps,
@@ -99,6 +106,7 @@ __all__ = [
     "accuracy_figure",
     "age_distribution_figure",
     "block_means",
+    "card_counts_table",
     "cmc_figure",
     "cohort_error_figure",
     "cohort_words",
@@ -124,11 +132,13 @@ __all__ = [
     "describe_identification_tests",
     "describe_in_short",
     "describe_judged_epochs",
+    "describe_layout",
     "describe_methods",
     "describe_missing_sweeps",
     "describe_optimism",
     "describe_pair_kinds",
     "describe_paired_differences",
+    "describe_paper_ages",
     "describe_projections",
     "describe_prototypes_and_features",
     "describe_published_identification",
@@ -136,6 +146,7 @@ __all__ = [
     "describe_roc",
     "describe_rules",
     "describe_scores",
+    "describe_seen_twice",
     "describe_similarities",
     "describe_similarity",
     "describe_sweep",
@@ -152,6 +163,7 @@ __all__ = [
     "identification_cells",
     "identification_rates_table",
     "identification_tests_table",
+    "label_coverage_table",
     "measure_words",
     "measures_table",
     "method_styles",
