@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import resource
+import struct
+import time
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fuzzing import assert_only_named_errors, mutations
 from PIL import Image
 
-from interproto_lib.data.formats import fit_image, read_image
+from interproto_lib.data.formats import decode_image_bytes, fit_image, read_image
 from interproto_lib.errors import DatasetError
 
 
@@ -131,3 +137,89 @@ def test_fitting_pads_crops_and_stretches():
     for fit in ("pad", "crop", "stretch"):
         assert fit_image(Image.new("RGB", (1, 1000)), 8, fit).size == (8, 8)  # type: ignore[arg-type]
         assert fit_image(Image.new("RGB", (3, 5)), 8, fit).size == (8, 8)  # type: ignore[arg-type]
+
+
+# --- damaged and hostile images --------------------------------------------------------------------------------------
+
+
+def test_bytes_and_files_give_the_same_picture_and_the_same_reasons(tmp_path: Path):
+    whole = encoded(noise(5, (20, 10)), "JPEG")
+    for number, content in enumerate((whole, whole[:100], b"GIF89a", encoded(noise(5), "PNG")[:-20])):
+        (tmp_path / str(number)).write_bytes(content)
+        found = []
+        for read, given in ((decode_image_bytes, content), (read_image, tmp_path / str(number))):
+            try:
+                found.append(read(given).tobytes())  # type: ignore[operator]
+            except DatasetError as error:
+                found.append(re.sub("0x[0-9a-f]+", "", str(error)).encode())
+        assert found[0] == found[1]
+    with pytest.raises(DatasetError, match=r"empty \(0 bytes\)"):
+        decode_image_bytes(b"")
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def declared(image_format: str, width: int, height: int) -> bytes:
+    """A small file whose header declares a huge picture, written by hand."""
+    if image_format == "PNG":
+        header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+        chunks = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(1000))), chunk(b"IEND", b""))
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    if image_format == "BMP":
+        header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
+        return b"BM" + struct.pack("<IHHI", 54 + 100, 0, 0, 54) + header + bytes(100)
+    if image_format == "PGM":
+        return f"P5 {width} {height} 255\n".encode() + bytes(100)
+    if image_format == "JPEG":
+        content = bytearray(encoded(noise(1), "JPEG"))
+        start = content.index(b"\xff\xc0") + 5
+        content[start : start + 4] = struct.pack(">HH", height, width)
+        return bytes(content)
+    if image_format == "TIFF":
+        tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8)]
+        tags += [(278, 4, height), (279, 4, 8)]
+        entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+        return b"II*\0" + struct.pack("<I", 16) + bytes(8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    frame = encoded(noise(1), "WEBP")[12:]
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + canvas + frame
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("image_format", ["PNG", "BMP", "PGM", "JPEG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("size", [(20_000, 10_000), (16_000, 16_000), (10_000, 9_000)])
+def test_two_hundred_megapixels_are_refused_by_the_header(image_format: str, size: tuple[int, int]):
+    content = declared(image_format, *size)
+    assert len(content) < 5_000
+    before = peak_memory_mib()
+    with pytest.raises(DatasetError, match=r"pixels|damaged"):
+        decode_image_bytes(content)
+    assert peak_memory_mib() - before < 32  # the pixels would take 270 MB and more
+
+
+def peak_memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP"])
+def test_damaged_images_give_a_picture_or_a_reason(image_format: str):
+    pictures = [noise(1, (24, 16)), noise(2, (8, 8)).convert("L")]
+    n = 250 if image_format in ("TIFF", "WEBP") else 600
+    start = time.monotonic()
+    for seed, picture in enumerate(pictures):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        options = {"exif": exif} if image_format in ("JPEG", "PNG", "WEBP") else {}
+        content = encoded(picture, image_format, **options)
+
+        def check(damaged: bytes) -> None:
+            found = decode_image_bytes(damaged)
+            assert found.mode == "RGB"
+            assert found.width * found.height <= 90_000_000
+
+        assert assert_only_named_errors(check, mutations(content, n=n, seed=seed)) > 0
+    assert time.monotonic() - start < 60
