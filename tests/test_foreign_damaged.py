@@ -6,6 +6,7 @@ import struct
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 import torch
 from foreign_networks import mobilefacenet_state
 from fuzzing import assert_only_named_errors, mutations
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save as to_safetensors
 
 from interproto_lib.errors import CheckpointError
@@ -197,10 +200,11 @@ def test_other_files(write, tmp_path):
     refused(write(archive.getvalue()), "not one of torch.save")
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit")
 def test_torchscript_is_not_opened(write):
     program = io.BytesIO()
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), program)
+    with zipfile.ZipFile(program, "w") as archive:  # what torch.jit.save writes has this beside the data
+        archive.writestr("net/data.pkl", b"")
+        archive.writestr("net/constants.pkl", b"")
     refused(write(program.getvalue()), "TorchScript program, which runs when it is opened")
 
 
@@ -241,3 +245,54 @@ def test_tensors_larger_than_their_storage_are_not_copied(write):
     assert pickle_of(whole).count(size) == 1
     beyond = rezipped(whole, lambda data: data.replace(size, b"M\xff\xffM\xff\xff\x86"))
     refused(write(beyond), "cannot be read as a file of torch.save", load_foreign_head)
+
+
+NAME_PARTS = (
+    *("module", "model", "net", "head", "kernel", "weight", "conv1", "bn1", "layer1", "0", "input_layer", "body"),
+    *("res_layer", "1", "2", "7", "running_mean", "conv2_dw", "conv"),
+)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from((*NAME_PARTS, "\x1b[2J", "\ud800", "", "é" * 200)),
+            min_size=1,
+            max_size=5,
+        ).map(".".join),
+        max_size=8,
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_names_only_named_errors_that_print(names):
+    for load in (_convert_names, _head_of_names):
+        with pytest.raises(CheckpointError) as caught:
+            load({name: torch.ones(2) for name in names})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 2500
+
+
+def _convert_names(content):
+    from interproto_lib.models.foreign import _convert
+
+    _convert(content, kind="auto", channel_order="rgb", image_size=16)
+
+
+def _head_of_names(content):
+    from interproto_lib.models.foreign_head import _find_head
+
+    key, tensor, _ = _find_head(content)
+    raise CheckpointError(f"holds {key} of shape {tuple(tensor.shape)}")
+
+
+def test_attributes_in_a_file_hide_no_methods(write):
+    state = OrderedDict(mobilefacenet_state())
+    weight = torch.nn.Parameter(state["linear.weight"])
+    weight.numel = weight.detach = weight.untyped_storage = "hidden"
+    state["linear.weight"] = weight
+    state.get = state.keys = "hidden"
+    checkpoint = load_foreign(write(saved(state)), image_size=16)
+    assert torch.equal(checkpoint.backbone.output_layer[7].weight, weight)
+    # What is read does carry them, so the plain types' own methods were needed.
+    read = read_checkpoint(write(saved(state)))
+    assert "hidden" in (read.get, read["linear.weight"].numel)

@@ -40,6 +40,7 @@ from interproto_lib.models.foreign_tensors import as_float32, find_state_dict, r
 from interproto_lib.models.restricted_loading import read_checkpoint
 
 CHANNEL_ORDERS = ("rgb", "bgr")
+N_LEFT_OUT_NAMED = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +173,7 @@ def _convert(content: Any, *, kind: str, channel_order: str | None, image_size: 
     metadata = {
         "source_dtype": ", ".join(dtypes),
         "conversion": "; ".join([*(["all weights to float32"] if dtypes != ["float32"] else []), *changes] or ["none"]),
-        "left_out": ", ".join([*strangers, *left_out]) or "nothing",
+        "left_out": some([*strangers, *left_out], n=N_LEFT_OUT_NAMED) or "nothing",
         "wrapper": wrapper,
         "prefix": prefix,
     }

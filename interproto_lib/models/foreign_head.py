@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interproto_lib.errors import CheckpointError
+from interproto_lib.models.foreign_keys import some
 from interproto_lib.models.foreign_tensors import as_float32, find_state_dict, require_plain
 from interproto_lib.models.restricted_loading import read_checkpoint
 
@@ -68,9 +69,8 @@ def _find_head(content: Any) -> tuple[str, Tensor, bool]:
     bare = {key.removeprefix("module.").removeprefix("model."): key for key in tensors}
     found = [key for key in (*_COLUMNS, *_ROWS) if key in bare]
     if not found:
-        listed = ", ".join(key[:100] for key in list(tensors)[:5])
         raise CheckpointError(
-            f"holds no head: expected {', '.join((*_COLUMNS, *_ROWS))}, found {len(tensors)} tensors ({listed} ...). "
+            f"holds no head: expected {', '.join((*_COLUMNS, *_ROWS))}, found the tensors {some(tensors)}. "
             "A backbone's own file has none; give the file that was saved for the head."
         )
     if len(found) > 1:

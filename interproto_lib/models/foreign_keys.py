@@ -187,8 +187,19 @@ def describe_unknown(keys: Collection[str]) -> str:
     )
 
 
-def some(keys: Iterable[str]) -> str:
-    """Write the first few keys, each cut to a readable length, and how many more there are."""
-    shown = [key if len(key) <= 100 else key[:100] + "..." for key in keys]
-    rest = len(shown) - N_KEYS_SHOWN
-    return ", ".join(shown[:N_KEYS_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def some(keys: Iterable[str], *, n: int = N_KEYS_SHOWN) -> str:
+    """Write the first `n` keys, each made readable, and how many more there are."""
+    listed = list(keys)
+    rest = len(listed) - n
+    return ", ".join(map(readable, listed[:n])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def readable(key: str) -> str:
+    r"""Cut a name out of a file to 100 characters, and put "?" for those that do not print (or steer a terminal).
+
+    Example:
+        >>> readable("conv1.weight\x1b[2J")
+        'conv1.weight?[2J'
+    """
+    printed = "".join(letter if letter.isprintable() else "?" for letter in key[:100])
+    return printed if len(key) <= 100 else printed + "..."

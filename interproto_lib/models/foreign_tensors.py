@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from interproto_lib.errors import CheckpointError
-from interproto_lib.models.foreign_keys import some
+from interproto_lib.models.foreign_keys import readable, some
 
+PLAIN = (Tensor, nn.Parameter)
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -28,14 +28,14 @@ def find_state_dict(content: Any, wrappers: tuple[str, ...]) -> tuple[dict[str, 
     Raises:
         CheckpointError: There is none; the message is the reason.
     """
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise CheckpointError(f"holds {_called(content)}, expected a state dict (names and tensors).")
     for wrapper in wrappers:
-        inner = content.get(wrapper)
-        if isinstance(inner, Mapping):
+        inner = dict.get(content, wrapper)
+        if isinstance(inner, dict):
             tensors, others = _tensors(inner)
             if tensors:
-                beside = [str(key)[:100] for key in content if isinstance(key, str) and key != wrapper]
+                beside = [key for key in dict.keys(content) if isinstance(key, str) and key != wrapper]
                 return tensors, wrapper, beside + others
     tensors, others = _tensors(content)
     if not tensors:
@@ -46,16 +46,26 @@ def find_state_dict(content: Any, wrappers: tuple[str, ...]) -> tuple[dict[str, 
     return tensors, "", others
 
 
-def _tensors(mapping: Mapping[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    tensors = {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor)}
-    return tensors, [key if isinstance(key, str) else _called(key) for key in mapping if key not in tensors]
+def _tensors(mapping: dict[Any, Any]) -> tuple[dict[str, Tensor], list[str]]:
+    """Split a mapping into its tensors and the names of the rest.
+
+    A file may set attributes of ordered dicts and of tensors, also such that hide their methods: therefore the methods
+    of the plain types are called, and plain tensors are taken without their attributes.
+    """
+    tensors, others = {}, []
+    for key, value in dict.items(mapping):
+        if isinstance(key, str) and isinstance(value, Tensor):
+            tensors[key] = Tensor.detach(value) if type(value) in PLAIN else value
+        else:
+            others.append(key if isinstance(key, str) else _called(key))
+    return tensors, others
 
 
 def _called(value: object) -> str:
     """Name a value without looking into it: what a file holds may be nested without end."""
     if isinstance(value, Tensor):
         return "one tensor"
-    if isinstance(value, (list, tuple, Mapping)):
+    if isinstance(value, (list, tuple, dict)):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a value of type {type(value).__name__}"
 
@@ -71,13 +81,13 @@ def require_plain(key: str, tensor: Tensor) -> None:
         CheckpointError: It is not plain; the message is the reason.
     """
     plain = (
-        type(tensor) in (Tensor, nn.Parameter)
+        type(tensor) in PLAIN
         and tensor.layout == torch.strided
         and not tensor.is_quantized
         and tensor.device.type == "cpu"
     )
     if not plain or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise CheckpointError(f"holds {key[:100]} as no plain array of values, expected a dense tensor.")
+        raise CheckpointError(f"holds {readable(key)} as no plain array of values, expected a dense tensor.")
 
 
 def as_float32(key: str, tensor: Tensor) -> Tensor:
@@ -95,14 +105,14 @@ def as_float32(key: str, tensor: Tensor) -> Tensor:
     """
     if tensor.dtype not in FLOATING:
         raise CheckpointError(
-            f"holds {key[:100]} as {tensor.dtype}, expected floating point. Weights made smaller for deployment are "
-            "not read: take those of the training."
+            f"holds {readable(key)} as {tensor.dtype}, expected floating point. Weights made smaller for deployment "
+            "are not read: take those of the training."
         )
     copy = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if copy.numel() and not all(map(math.isfinite, map(float, torch.aminmax(copy)))):  # takes no memory, passes NaN on
         n_bad = int((~torch.isfinite(copy)).sum())
         raise CheckpointError(
-            f"holds values that are not finite: {n_bad} of {copy.numel()} in {key[:100]}. The training diverged or the "
-            "file is damaged: take an earlier checkpoint or copy it again."
+            f"holds values that are not finite: {n_bad} of {copy.numel()} in {readable(key)}. The training diverged or "
+            "the file is damaged: take an earlier checkpoint or copy it again."
         )
     return copy

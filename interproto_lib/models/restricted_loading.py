@@ -217,7 +217,7 @@ def _load(file: Path, *, memory_map: bool) -> Any:
         asked = re.search(r"GLOBAL (\S+)|supported class (\S+)|module (\S+) is blocked", str(error))
         if asked is None:
             raise _damaged(file, error) from error
-        name = next(group for group in asked.groups() if group)[:200]
+        name = _printable(next(group for group in asked.groups() if group))
         raise CheckpointError(
             f"{file} asks for {name}, which is no tensor and no plain container: either a whole model was pickled, "
             f"class and all, or the file is an attack. Nothing was run. {SAVE_A_STATE_DICT}"
@@ -233,4 +233,8 @@ def _damaged(file: Path, error: Exception) -> CheckpointError:
 
 def _short(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {_printable(lines[0])}" if lines else type(error).__name__
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:200])
