@@ -12,12 +12,19 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from intake_sources import N_CASIA, casia, put, verification_bin
+from toy import tiny, toy_dataset
 
 import interproto_lib
 from interproto_lib import cli
+from interproto_lib.analysis.embedding import load_backbone
+from interproto_lib.data.datasets import save_dataset
+from interproto_lib.data.test_set_files import read_test_set
 from interproto_lib.doctor import check_torch_pair
 from interproto_lib.errors import BrokenEnvironmentError
+from interproto_lib.models import build_backbone, export_safetensors
 from interproto_lib.presets import read_preset
+from interproto_lib.training import train
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -39,7 +46,7 @@ def test_help_needs_nothing_heavy():
     code += "print({'pandas', 'torch', 'papermill', 'snakemake'} & set(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True).stdout
     assert shown.endswith("set()\n")
-    for command in ("reproduce", "run-notebook", "preset", "html", "doctor"):
+    for command in ("reproduce", "run-notebook", "preset", "html", "doctor", "prepare", "check", "export"):
         assert command in shown
 
 
@@ -117,6 +124,121 @@ def test_an_interruption_ends_the_kernel_and_exits_130(tmp_path, write_notebook,
     assert not (tmp_path / "out.ipynb").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def test_prepare_and_check_say_what_is_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("INTERPROTO_PROGRESS", "lines")
+    casia(tmp_path / "source", labels=tmp_path / "ages.txt")
+    arguments = ["prepare", "casia_webface", tmp_path / "source", tmp_path / "out", "--ages", tmp_path / "ages.txt"]
+    assert cli.main([*map(str, arguments)]) == 0
+    text = capsys.readouterr().out
+    before, progress, report = text.partition(f"casia_webface: preparing: {N_CASIA} of {N_CASIA} images")
+    assert progress
+    assert f"holds {N_CASIA} images as identity_folders" in before
+    assert "25 of 26 images (96.2 %) have an age" in before
+    assert "identities: 4, the card says 10,572: 10,568 fewer." in report
+    assert "Rejected: none." in report
+
+    assert cli.main(["check", str(tmp_path / "out"), "--source", str(tmp_path / "source")]) == 0
+    text = capsys.readouterr().out
+    assert "out: checking: " in text
+    assert "is as it was written" in text
+    assert "has not changed since" in text
+    for command in ([*map(str, arguments)], ["check", str(tmp_path / "out")]):
+        assert cli.main([*command, "--strict"]) == 2
+        told = capsys.readouterr()
+        assert "identities: 4, the card says" in told.out
+        assert "which --strict refuses" in told.err
+
+    (tmp_path / "out" / "images.npy").write_bytes(b"x")
+    assert cli.main(["check", str(tmp_path / "out")]) == 2
+    assert "images.npy" in capsys.readouterr().err
+
+
+def test_prepare_refuses_and_drops_images(tmp_path, capsys):
+    casia(tmp_path / "source")
+    put(tmp_path / "source", "000000/00000003.jpg", b"x")
+    arguments = ["prepare", "casia_webface", str(tmp_path / "source"), str(tmp_path / "out")]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "000000/00000003.jpg: not an image" in error
+    assert f"All are listed with their reasons in {tmp_path / 'out' / 'rejected.csv'}" in error
+    assert cli.main([*arguments, "--on-rejected", "drop"]) == 0
+    assert "Rejected: 1 image, listed in" in capsys.readouterr().out
+
+
+def test_a_verification_file_is_checked_and_named(tmp_path, capsys):
+    verification_bin(tmp_path / "lfw.bin")
+    before = sorted(tmp_path.iterdir())
+    assert cli.main(["prepare", "lfw", str(tmp_path / "lfw.bin")]) == 0
+    text = capsys.readouterr().out
+    assert "pairs: 6, the card says 6,000" in text
+    section = yaml.safe_load("\n".join(text.splitlines()[-3:]))
+    specification = section["verification"]["test_sets"]["LFW"]
+    assert specification.pop("validation") == "any"
+    assert len(read_test_set("LFW", specification, image_size=112).pairs) == 6
+    assert sorted(tmp_path.iterdir()) == before
+    assert cli.main(["prepare", "lfw", str(tmp_path / "lfw.bin"), "--strict"]) == 2
+    assert cli.main(["prepare", "lfw", str(tmp_path / "lfw.bin"), "--ages", "a.csv"]) == 2
+    assert "leave out --ages" in capsys.readouterr().err
+    assert cli.main(["prepare", "lfw", str(tmp_path / "none.bin")]) == 2
+    assert cli.main(["prepare", "lag", str(tmp_path)]) == 2
+    assert "Say where to make the dataset folder" in capsys.readouterr().err
+
+
+# --- networks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_goes_in_as_a_run_and_out_as_files(tmp_path, capsys, monkeypatch):
+    import torch
+    from safetensors.torch import load_file
+
+    monkeypatch.setenv("INTERPROTO_PROGRESS", "none")
+    torch.manual_seed(3)
+    network = build_backbone("tiny", embedding_dim=16, image_size=56, dropout=None).eval()
+    export_safetensors(network, tmp_path / "network.safetensors")
+    save_dataset(toy_dataset(n_heldout=4, n_validation=4), tmp_path / "faces")
+    arguments = ["import-checkpoint", "network.safetensors", "--experiment", "e", "--run", "theirs-s0"]
+    arguments += ["--runs-dir", str(tmp_path / "runs")]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    assert str(tmp_path / "runs" / "e" / "dataset") in capsys.readouterr().err
+    assert cli.main([*arguments, "--dataset", "faces"]) == 0
+    text = capsys.readouterr().out
+    assert "theirs-s0 is a finished run: tiny from network.safetensors (interproto, trained on RGB)" in text
+    assert "prototypes: means of the training images" in text
+    assert "put faces there, or a link to it" in text
+    assert cli.main([*arguments, "--dataset", "faces", "--run", "../theirs"]) == 2
+    capsys.readouterr()
+
+    run = str(tmp_path / "runs" / "e" / "theirs-s0")
+    assert cli.main(["export", run, "out/network.safetensors"]) == 0
+    assert "takes RGB images of 56 x 56 pixels" in capsys.readouterr().out
+    written = load_file("out/network.safetensors")
+    assert written.keys() == network.state_dict().keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in network.state_dict().items())
+    assert cli.main(["export", run, "network.pt"]) == 2
+    assert "ends in .pt; choose .onnx or .safetensors" in capsys.readouterr().err
+    assert cli.main(["export", str(tmp_path / "nowhere"), "network.onnx"]) == 2
+
+
+def test_an_epoch_is_exported_as_onnx(tmp_path, capsys, monkeypatch):
+    """That the ONNX file computes the same is tested where it is written; here, which network is."""
+    given = []
+    monkeypatch.setattr(
+        "interproto_lib.models.export_onnx", lambda network, file: given.append((network, file)) or file
+    )
+    run = train(tiny(epochs=2), toy_dataset(), tmp_path / "run-s0")
+    assert cli.main(["export", str(run.path), "network.ONNX", "--epoch", "1"]) == 0
+    assert capsys.readouterr().out.startswith("network.ONNX: takes RGB images of 56 x 56 pixels")
+    ((network, file),) = given
+    assert file == Path("network.ONNX")
+    first, last = load_backbone(run, epoch=1).state_dict(), load_backbone(run).state_dict()
+    assert all(network.state_dict()[name].equal(tensor) for name, tensor in first.items())
+    assert any(not first[name].equal(tensor) for name, tensor in last.items())
 
 
 def test_html_writes_one_page_for_each_notebook(tmp_path, write_notebook, capsys):

@@ -20,10 +20,11 @@ from PIL import Image
 from interproto_lib.data.card_counts import CardCount, compare_with_card, count_images
 from interproto_lib.data.datasets import load_dataset, verify_dataset
 from interproto_lib.data.intake import prepare_source
+from interproto_lib.data.intake_report import IntakeReport
 from interproto_lib.data.prepared_check import check_prepared
 from interproto_lib.data.registry import read_card
 from interproto_lib.data.verification_files import check_verification_file
-from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError, ManifestError
+from interproto_lib.errors import CheckpointError, ConfigError, DatasetError, DatasetNotFoundError, ManifestError
 
 ATT_FACES = Path(__file__).resolve().parents[2] / "shared" / "data" / "att_faces"
 
@@ -320,6 +321,57 @@ def test_no_image_left_is_an_error(tmp_path):
     put(tmp_path / "source", "b/1.jpg", b"x")
     with pytest.raises(DatasetError):
         prepare_source("casia_webface", tmp_path / "source", tmp_path / "out", on_rejected="drop")
+
+
+# --- alignment -------------------------------------------------------------------------------------------------------
+
+TEMPLATE = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+"""Where the points of an aligned face are (methods: alignment)."""
+
+
+def test_photographs_are_aligned_by_landmarks(tmp_path):
+    """Photographs in which the template lies shifted by whole pixels: their aligned faces are pieces of them."""
+    lines = []
+    shifts = {"a/1.png": (30, 12), "a/2.png": (0, 0), "b/1.png": (88, 80), "b/2.png": (7, 41)}
+    for seed, (path, shift) in enumerate(shifts.items()):
+        put(tmp_path / "source", path, jpeg(seed, size=(220, 200), encoding="PNG"))
+        points = " ".join(f"{x:.4f} {y:.4f}" for x, y in TEMPLATE + np.array(shift))
+        lines.append(f"{path} {points}\n")
+    put(tmp_path / "source", "b/3.png", jpeg(9, size=(220, 200), encoding="PNG"))
+    (tmp_path / "points.txt").write_text("".join(lines))
+
+    def prepare() -> IntakeReport:
+        return prepare_source(
+            "identity_folder",
+            tmp_path / "source",
+            tmp_path / "out",
+            landmarks=tmp_path / "points.txt",
+            on_rejected="drop",
+            heldout_share=0,
+            validation_share=0,
+        )
+
+    report = prepare()
+    assert [(image.path, image.reason) for image in report.rejected] == [("b/3.png", "not in the landmark file")]
+    assert any("b/3.png" in note for note in report.notes)
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.manifest["path"].tolist() == list(shifts)
+    for row, (path, (x, y)) in enumerate(shifts.items()):
+        piece = decoded((tmp_path / "source" / path).read_bytes())[y : y + 112, x : x + 112].astype(int)
+        assert np.abs(dataset.images[row].astype(int) - piece).max() <= 2, path
+    assert prepare().n_decoded == 0
+    (tmp_path / "points.txt").write_text("".join(lines[::-1]))
+    with pytest.raises(DatasetError, match="packed otherwise"):
+        prepare()
+
+
+def test_a_missing_detector_comes_with_the_steps_to_get_one(tmp_path):
+    casia(tmp_path / "source")
+    with pytest.raises(CheckpointError, match=r"RetinaFace(.|\n)*--detector"):
+        prepare_source("agedb", tmp_path / "source", tmp_path / "out", detector=tmp_path / "det.onnx")
+    assert not (tmp_path / "out").exists()
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
