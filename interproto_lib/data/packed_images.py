@@ -250,7 +250,7 @@ def _write_blocks(
         rejected = [image for outcome in outcomes for image in outcome.rejected]
         kept = np.delete(block.pixels, [image.row - block.first_row for image in rejected], axis=0)
         with _writing(Path(images.name)):
-            images.write(kept.data)
+            _write_all(images, kept)
             _to_disk(images)
             sizes = sum((outcome.original_sizes for outcome in outcomes), Counter[str]())
             journal.add_block(state, n_rows=len(block.pixels), rejected=rejected, original_sizes=sizes)
@@ -340,7 +340,7 @@ def _opened_images(place: Path, image_size: int, n_images: int, n_kept: int) -> 
             file.write_bytes(header)
         elif not file.is_file() or file.stat().st_size < n_bytes:
             raise _damaged(place, f"{IMAGES_FILE} is shorter than {JOURNAL_FILE} says")
-        handle = file.open("r+b")
+        handle = file.open("r+b", buffering=0)  # or what could not be written would be tried again when it is closed
     with handle:
         with _writing(file):
             handle.truncate(n_bytes)
@@ -370,6 +370,12 @@ def _check_space(place: Path, *, n_bytes: int) -> None:
 
 def _damaged(place: Path, what: str) -> DatasetError:
     return DatasetError(f"What {place} holds of an earlier packing is damaged: {what}. Remove it to begin anew.")
+
+
+def _write_all(handle: IO[bytes], pixels: NDArray[np.uint8]) -> None:
+    rest = pixels.reshape(-1).data
+    while len(rest):
+        rest = rest[handle.write(rest) :]
 
 
 def _to_disk(handle: IO[bytes]) -> None:
