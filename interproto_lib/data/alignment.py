@@ -92,9 +92,7 @@ def estimate_similarity(landmarks: ArrayLike, template: ArrayLike | None = None)
     _check_spread(source)
     rotated, mirrored = _sums(source, target)
     if abs(mirrored) > _MIRRORED_RATIO * abs(rotated):
-        raise DatasetError(
-            "landmarks are mirrored: left and right are swapped, or the image is (left is the left of the image)"
-        )
+        raise DatasetError("landmarks are mirrored: left and right are swapped, as seen in the image")
     if abs(rotated) < _MIN_LIKENESS * np.linalg.norm(source) * np.linalg.norm(target):
         raise DatasetError(f"landmarks do not form a face; expected them in the order {', '.join(LANDMARK_NAMES)}")
     turn = rotated / (np.abs(source) ** 2).sum()
