@@ -1,10 +1,12 @@
 """Tables, images and pairs for training and evaluation. Drawn faces are in `interproto_lib.data.synthetic`."""
 
 from interproto_lib.data.age_coverage import AgeCoverage, label_ages
+from interproto_lib.data.alignment import LANDMARK_NAMES, align_face, estimate_similarity, face_template
 from interproto_lib.data.card_counts import CardCount, count_dataset
 from interproto_lib.data.collections import EncodedImages, FolderImages, ImageCollection
 from interproto_lib.data.contents import files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
+from interproto_lib.data.detection import FaceDetector
 from interproto_lib.data.duplicates import (
     difference_hashes,
     image_digests,
@@ -13,9 +15,12 @@ from interproto_lib.data.duplicates import (
     shared_images,
 )
 from interproto_lib.data.evaluation_sets import EvaluationSets, evaluation_sets
+from interproto_lib.data.face_decoding import AlignedDecode, aligned_decode
+from interproto_lib.data.faces import FACE_CHOICES, Faces
 from interproto_lib.data.formats.age_labels import read_age_labels
 from interproto_lib.data.formats.identity_folders import read_identity_folder
 from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_images
+from interproto_lib.data.formats.landmarks import LandmarkFile, read_landmarks
 from interproto_lib.data.formats.pair_lists import PAIR_LAYOUTS, read_pairs
 from interproto_lib.data.formats.record_writer import write_dataset_as_recordio, write_recordio
 from interproto_lib.data.formats.recordio import recordio_collection
@@ -78,6 +83,8 @@ __all__ = [
     "AGE_GROUPS",
     "CHILD_BELOW_YEARS",
     "DATASETS",
+    "FACE_CHOICES",
+    "LANDMARK_NAMES",
     "MANIFEST_COLUMNS",
     "NAME_LAYOUTS",
     "NEGATIVES",
@@ -86,6 +93,7 @@ __all__ = [
     "SHAPES",
     "SPLITS",
     "AgeCoverage",
+    "AlignedDecode",
     "CardCount",
     "DatasetCard",
     "DatasetSource",
@@ -94,6 +102,8 @@ __all__ = [
     "EncodedImages",
     "EvaluationSets",
     "FaceDataset",
+    "FaceDetector",
+    "Faces",
     "FolderImages",
     "FolderSource",
     "IdentificationSet",
@@ -103,12 +113,15 @@ __all__ = [
     "ImageCollection",
     "ImageRejectedError",
     "ImageSource",
+    "LandmarkFile",
     "ManifestSummary",
     "PreparedSettings",
     "RejectedImagesError",
     "SeenTwice",
     "VerificationSet",
     "age_group",
+    "align_face",
+    "aligned_decode",
     "available_pair_kinds",
     "child_adult_pairs",
     "choose_splits",
@@ -117,7 +130,9 @@ __all__ = [
     "dataset_settings",
     "describe_images",
     "difference_hashes",
+    "estimate_similarity",
     "evaluation_sets",
+    "face_template",
     "files_of_test_sets",
     "find_seen_twice",
     "held_out_sets",
@@ -141,6 +156,7 @@ __all__ = [
     "read_card",
     "read_identification_set",
     "read_identity_folder",
+    "read_landmarks",
     "read_manifest",
     "read_pairs",
     "read_test_set",

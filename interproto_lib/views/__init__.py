@@ -66,6 +66,7 @@ from interproto_lib.views.identification_tables import (
 )
 from interproto_lib.views.paper_tables import PaperTable, paper_table
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
+from interproto_lib.views.rejects import rejects_figure, rejects_to_show, write_rejects_sheet
 from interproto_lib.views.seeds import describe_paired_differences, paired_difference_figure
 from interproto_lib.views.sheets import contact_sheet_figure, contact_sheet_rows
 from interproto_lib.views.similarity import block_means, describe_cohorts, describe_similarity, similarity_figure
@@ -180,6 +181,8 @@ __all__ = [
     "prototype_vs_feature_figure",
     "readable_measures",
     "readable_trials",
+    "rejects_figure",
+    "rejects_to_show",
     "roc_curves_of",
     "roc_figure",
     "save_figure",
@@ -196,5 +199,6 @@ __all__ = [
     "symmetric_limit",
     "table_of_test_sets",
     "training_curves_figure",
+    "write_rejects_sheet",
     "write_table_files",
 ]
