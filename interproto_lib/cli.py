@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -11,10 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interproto_lib import __version__
 from interproto_lib.errors import ConfigError, DatasetError, InterprotoError
+
+if TYPE_CHECKING:
+    from interproto_lib.data.intake_report import RejectedImage
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -229,6 +233,7 @@ def _preset(options: argparse.Namespace) -> None:
 
 def _prepare(options: argparse.Namespace) -> None:
     from interproto_lib.data.intake import prepare_source
+    from interproto_lib.data.intake_report import REJECTED_SHEET
     from interproto_lib.data.registry import read_card
     from interproto_lib.data.verification_files import VERIFICATION_ENDING, check_verification_file
     from interproto_lib.progress import count_progress
@@ -262,8 +267,23 @@ def _prepare(options: argparse.Namespace) -> None:
         n_threads=options.threads,
         progress=count_progress(f"{card.name}: preparing"),
         say=_say,
+        draw_rejected=functools.partial(_draw_rejected, options.out / REJECTED_SHEET),
     )
     _report(report, options)
+
+
+def _draw_rejected(file: Path, rejected: Sequence[RejectedImage], read: Callable[[int], bytes]) -> Path:
+    """Write the contact sheet of images that could not be aligned, of each kind of reason some."""
+    from interproto_lib.views.rejects import rejects_to_show, write_rejects_sheet
+
+    shown = []
+    for position in rejects_to_show([image.reason for image in rejected]):
+        try:
+            content = read(position)
+        except DatasetError:  # drawn as a crossed square
+            content = b""
+        shown.append((rejected[position].path, rejected[position].reason, content))
+    return write_rejects_sheet(shown, file, n_more=len(rejected) - len(shown))
 
 
 def _check(options: argparse.Namespace) -> None:

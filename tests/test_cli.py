@@ -12,7 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from intake_sources import N_CASIA, casia, put, verification_bin
+from intake_sources import N_CASIA, casia, jpeg, put, verification_bin
+from PIL import Image
 from toy import tiny, toy_dataset
 
 import interproto_lib
@@ -168,6 +169,28 @@ def test_prepare_refuses_and_drops_images(tmp_path, capsys):
     assert f"All are listed with their reasons in {tmp_path / 'out' / 'rejected.csv'}" in error
     assert cli.main([*arguments, "--on-rejected", "drop"]) == 0
     assert "Rejected: 1 image, listed in" in capsys.readouterr().out
+
+
+def test_what_cannot_be_aligned_is_drawn(tmp_path, capsys):
+    names = [f"{person}/{number}.png" for person in "ab" for number in range(3)]
+    for seed, name in enumerate(names):
+        put(tmp_path / "source", name, jpeg(seed, size=(150, 140), encoding="PNG"))
+    put(tmp_path / "source", "b/2.png", b"x")
+    points = "60 70 95 70 78 90 63 110 93 110"
+    (tmp_path / "points.txt").write_text("".join(f"{name} {points}\n" for name in names[1:]))
+    arguments = ["prepare", "identity_folder", str(tmp_path / "source"), str(tmp_path / "out")]
+    arguments += ["--landmarks", str(tmp_path / "points.txt"), "--heldout-share", "0", "--validation-share", "0"]
+    sheet = tmp_path / "out" / "rejected.png"
+    assert cli.main(arguments) == 2
+    assert f"Some are shown in {sheet}." in capsys.readouterr().err
+    sheet.unlink()
+    assert cli.main([*arguments, "--on-rejected", "drop"]) == 0
+    told = capsys.readouterr().out
+    assert "a/0.png: not in the landmark file" in told
+    assert "b/2.png: not an image" in told
+    assert f"Some are shown in {sheet}." in told
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
 
 
 def test_a_verification_file_is_checked_and_named(tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,9 @@ from interproto_lib.data.splits import check_shares, choose_splits
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
 
 Progress = Callable[[int, int], None]
+
+DrawRejected = Callable[[Sequence[RejectedImage], Callable[[int], bytes]], Path]
+"""Draws rejected images and gives the file: takes them, and what gives the encoded bytes of the one at a position."""
 
 _SHARES = {"train": (0.0, 0.0), "evaluate": (1.0, 0.0), "both": (0.25, 0.1)}
 """Shares held out and validating where none are asked for, by the role on the card."""
@@ -55,6 +58,7 @@ def prepare_source(
     n_threads: int = 2,
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda text: None,
+    draw_rejected: DrawRejected | None = None,
 ) -> IntakeReport:
     """Make a dataset folder of images as they lie on the disk, and compare it with the dataset's card.
 
@@ -84,6 +88,7 @@ def prepare_source(
         n_threads: How many threads decode, >= 1.
         progress: Called with the number of images done and the number of all.
         say: Told before the images are decoded what was recognised and how many ages there are.
+        draw_rejected: Draws the images that could not be aligned; None draws none.
 
     Returns:
         Counts, ages, rejected images and times.
@@ -140,9 +145,11 @@ def prepare_source(
         paths = collection.table["path"]
         rejected = [RejectedImage(path=str(paths.iloc[image.row]), reason=image.reason) for image in error.rejected]
         file = write_rejected(rejected, folder)
+        sheet = None if faces is None else _draw(draw_rejected, collection, rejected)
+        shown = "" if sheet is None else f" Some are shown in {sheet}."
         raise DatasetError(
             f"{error}\nAll are listed with their reasons in {file}; on the command line, --on-rejected drop leaves "
-            "them out."
+            f"them out.{shown}"
         ) from error
     dropped = tuple(RejectedImage(**image) for image in prepared.settings["dropped"])
     report = IntakeReport(
@@ -155,7 +162,7 @@ def prepare_source(
         splits=split_members(prepared.manifest),
         ages=found_ages,
         rejected=dropped,
-        contact_sheet=None,
+        contact_sheet=None if faces is None else _draw(draw_rejected, collection, dropped),
         others=collection.others,
         notes=(*collection.notes, *alignment_notes),
         seconds=time.perf_counter() - started,
@@ -238,6 +245,16 @@ def _with_ages(
         f"identities cannot be counted. Give those that you have with --ages FILE. Of the ages of {card.name} its card "
         f"says: {card.age_labels.rstrip()}",
     )
+
+
+def _draw(
+    draw_rejected: DrawRejected | None, collection: ImageCollection, rejected: Sequence[RejectedImage]
+) -> Path | None:
+    if draw_rejected is None or not rejected:
+        return None
+    # In the order of the collection, as the rejected images are.
+    rows = np.flatnonzero(collection.table["path"].isin([image.path for image in rejected]))
+    return draw_rejected(rejected, lambda position: collection.encoded.read(int(rows[position])))
 
 
 def _face_source(landmarks: str | Path | None, detector: str | Path | None) -> LandmarkFile | FaceDetector | None:

@@ -16,6 +16,7 @@ from interproto_lib.files import atomic_write, write_json
 
 REPORT_FILE = "preparation.json"
 REJECTED_FILE = "rejected.csv"
+REJECTED_SHEET = "rejected.png"
 
 _FORMAT_VERSION = 1
 _MAX_NAMED = 10
@@ -99,12 +100,14 @@ class IntakeReport:
         }
 
     def write(self) -> None:
-        """Write `preparation.json` and `rejected.csv` into the dataset folder.
+        """Write `preparation.json` and `rejected.csv` into the dataset folder; an older contact sheet is removed.
 
         Raises:
             WriteError: A file cannot be written.
         """
         write_rejected(self.rejected, self.folder)
+        if self.contact_sheet is None:
+            (self.folder / REJECTED_SHEET).unlink(missing_ok=True)
         write_json(self.folder / REPORT_FILE, self.to_dict())
 
     def __str__(self) -> str:
@@ -133,7 +136,7 @@ class IntakeReport:
     def _rejected_lines(self) -> list[str]:
         if not self.rejected:
             return ["Rejected: none."]
-        sheet = [] if self.contact_sheet is None else [f"  What could not be aligned is shown in {self.contact_sheet}."]
+        sheet = [] if self.contact_sheet is None else [f"  Some are shown in {self.contact_sheet}."]
         n_rejected = "1 image" if len(self.rejected) == 1 else f"{len(self.rejected):,} images"
         where = f"listed in {self.folder / REJECTED_FILE}"
         return [f"Rejected: {n_rejected}, {where}:", named_images(self.rejected), *sheet]
