@@ -37,6 +37,8 @@ from interproto_lib.data.identification_tests import (
     publish_identification_tests,
 )
 from interproto_lib.data.image_folders import FolderSource
+from interproto_lib.data.intake import prepare_source
+from interproto_lib.data.intake_report import IntakeReport
 from interproto_lib.data.manifests import (
     AGE_GROUPS,
     CHILD_BELOW_YEARS,
@@ -63,6 +65,7 @@ from interproto_lib.data.preparation import (
     prepare_synthetic,
     take_prepared,
 )
+from interproto_lib.data.prepared_check import PreparedReport, check_prepared
 from interproto_lib.data.prepared_folders import PreparedSettings
 from interproto_lib.data.protocol_files import (
     read_identification_set,
@@ -77,6 +80,7 @@ from interproto_lib.data.shapes import SHAPES, open_collection
 from interproto_lib.data.splits import choose_splits
 from interproto_lib.data.test_set_files import pair_list_set, read_test_set, verification_bin_set
 from interproto_lib.data.test_sets import DatasetSource, ImageSource, VerificationSet, held_out_sets
+from interproto_lib.data.verification_files import VerificationFileReport, check_verification_file
 
 __all__ = [
     "ADULT_FROM_YEARS",
@@ -113,16 +117,21 @@ __all__ = [
     "ImageCollection",
     "ImageRejectedError",
     "ImageSource",
+    "IntakeReport",
     "LandmarkFile",
     "ManifestSummary",
+    "PreparedReport",
     "PreparedSettings",
     "RejectedImagesError",
     "SeenTwice",
+    "VerificationFileReport",
     "VerificationSet",
     "age_group",
     "align_face",
     "aligned_decode",
     "available_pair_kinds",
+    "check_prepared",
+    "check_verification_file",
     "child_adult_pairs",
     "choose_splits",
     "class_table",
@@ -150,6 +159,7 @@ __all__ = [
     "pair_list_set",
     "prepare_dataset",
     "prepare_identity_folder",
+    "prepare_source",
     "prepare_synthetic",
     "publish_identification_tests",
     "read_age_labels",
