@@ -195,7 +195,8 @@ def test_two_hundred_megapixels_are_refused_by_the_header(image_format: str, siz
     content = declared(image_format, *size)
     assert len(content) < 5_000
     before = peak_memory_mib()
-    with pytest.raises(DatasetError, match=r"pixels|damaged"):
+    # Of the largest WebP that Pillow would open, its decoder notices first that the frame is not so large.
+    with pytest.raises(DatasetError, match="pixels|decoder object" if image_format == "WEBP" else "pixels"):
         decode_image_bytes(content)
     assert peak_memory_mib() - before < 32  # the pixels would take 270 MB and more
 
