@@ -80,6 +80,16 @@ def test_tables_and_lines_say_the_same(tmp_path: Path):
     assert len({found.sha256 for found in files}) == 5
 
 
+def test_many_lines_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rows = [(f"{row % 5}/{row // 5}.jpg", face(1 + row / 8)) for row in range(23)]
+    whole = read(tmp_path, text_of(rows), "landmarks.txt")
+    for n in (1, 4, 23):
+        monkeypatch.setattr("interproto_lib.data.formats.landmarks._BLOCK_ROWS", n)
+        found = read(tmp_path, text_of(rows), "landmarks.txt")
+        assert found.paths.tolist() == whole.paths.tolist() == [path for path, _ in rows]
+        np.testing.assert_array_equal(found.landmarks.reshape(-1, 10), [numbers for _, numbers in rows])
+
+
 def test_left_of_the_image_comes_first(tmp_path: Path):
     (landmarks,) = read(tmp_path, csv_of(ROWS[:1])).faces(0).landmarks
     left_eye, right_eye, nose, left_mouth, right_mouth = landmarks

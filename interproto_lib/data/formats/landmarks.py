@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.data.alignment import LANDMARK_NAMES, face_likeness
+from interproto_lib.data.collections import text_column
 from interproto_lib.data.faces import Faces, faces_at
 from interproto_lib.data.path_matching import match_paths
 from interproto_lib.data.tables import SourceTable, read_table
@@ -27,8 +28,9 @@ LANDMARKS_TEXT_ENDING = ".txt"
 _MAX_COORDINATE = 1e6
 _MAX_LINE_BYTES = 2**14
 _N_NUMBERS = len(LANDMARK_COLUMNS)
-_N_TYPICAL = 10
+_N_TYPICAL, _MAX_COMPARED = 10, 10_000
 _MIN_TYPICAL_LIKENESS = 0.8
+_BLOCK_ROWS = 100_000
 _MAX_NAMED = 3
 
 
@@ -122,8 +124,10 @@ def read_landmarks(path: str | Path) -> LandmarkFile:
         table = read_table(file, text_columns=("path",))
         table.require_columns(("path", *LANDMARK_COLUMNS))
         table.check_text("path")
-        columns = [_numbers(table, column, limit=_MAX_COORDINATE) for column in LANDMARK_COLUMNS]
-        landmarks = np.stack(columns, axis=1, dtype=np.float32, casting="same_kind").reshape(-1, 5, 2)
+        landmarks = np.empty((len(table.frame), _N_NUMBERS), dtype=np.float32)
+        for place, column in enumerate(LANDMARK_COLUMNS):
+            landmarks[:, place] = _numbers(table, column, limit=_MAX_COORDINATE)
+        landmarks = landmarks.reshape(-1, 5, 2)
         scores = _numbers(table, "score", may_miss=True).astype(np.float32) if "score" in table.frame else None
         number = _face_numbers(table)
     codes, paths = pd.factorize(table.frame["path"])
@@ -194,19 +198,20 @@ def _refuse_repeated(
     order: NDArray[np.int64],
 ) -> None:
     """Refuse a face that is there twice: by its number, or, in lines without numbers, by its landmarks."""
-    before, after = order[:-1], order[1:]
-    again = codes[before] == codes[after]
+    again = np.flatnonzero(codes[order[:-1]] == codes[order[1:]])
+    before, after = order[again], order[again + 1]
     is_text = table.where.lower().endswith(LANDMARKS_TEXT_ENDING)
     if number is not None:
-        again &= number[before] == number[after]
+        is_same = number[before] == number[after]
         advice = "Give each face of an image a number of its own."
     elif is_text:
-        again &= (landmarks[before] == landmarks[after]).all(axis=(1, 2))
+        is_same = (landmarks[before] == landmarks[after]).all(axis=(1, 2))
         advice = "Keep one line a face."
     else:
+        is_same = np.ones(len(again), dtype=bool)
         advice = "Keep one row an image, or number its faces in a column `face`."
-    if again.any():
-        second = np.flatnonzero(again)[0]
+    if is_same.any():
+        second = np.flatnonzero(is_same)[0]
         row, other = int(after[second]), int(before[second])
         line = "" if table.lines is None else f" (line {table.lines[other]})"
         path = table.frame["path"].iloc[row]
@@ -216,6 +221,7 @@ def _refuse_repeated(
 def _refuse_other_orders(where: str, landmarks: NDArray[np.float32]) -> None:
     if len(landmarks) < _N_TYPICAL:
         return
+    landmarks = landmarks[:: len(landmarks) // _MAX_COMPARED + 1]
     typical = _typical_likeness(landmarks)
     if typical >= _MIN_TYPICAL_LIKENESS:
         return
@@ -237,6 +243,9 @@ def _typical_likeness(landmarks: NDArray[np.float32]) -> float:
 def _read_text(file: Path) -> tuple[SourceTable, NDArray[np.float32]]:
     if not file.is_file():
         raise ManifestError(f"There is no file of landmarks {file}. Check the path.")
+    import pyarrow as pa
+
+    blocks: list[pa.Array] = []
     paths: list[str] = []
     lines, numbers = array("q"), array("f")
     for number, text in _lines(file):
@@ -257,9 +266,13 @@ def _read_text(file: Path) -> tuple[SourceTable, NDArray[np.float32]]:
         paths.append(parts[0])
         numbers.extend(found)
         lines.append(number)
-    if not paths:
+        if len(paths) == _BLOCK_ROWS:
+            blocks.append(pa.array(paths, type=pa.large_string()))
+            paths = []
+    if not lines:
         raise ManifestError(f"{file} is empty; expected one line `path x1 y1 ... x5 y5` for each face.")
-    frame = pd.DataFrame({"path": pd.Series(paths, dtype=pd.StringDtype("pyarrow", na_value=np.nan))})
+    blocks.append(pa.array(paths, type=pa.large_string()))
+    frame = pd.DataFrame({"path": text_column(pa.chunked_array(blocks))})
     table = SourceTable(frame=frame, where=str(file), lines=np.asarray(lines, dtype=np.int64))
     table.check_text("path")
     return table, np.asarray(numbers, dtype=np.float32).reshape(-1, 5, 2)
