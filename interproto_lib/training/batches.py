@@ -100,7 +100,7 @@ class EpochBatches:
         """
         generator = torch.Generator().manual_seed(_mixed_seed(self._seed, epoch))
         order = torch.randperm(len(self._rows), generator=generator)
-        mirrored = torch.rand(len(self._rows), generator=generator) < (0.5 if self._flip else 0.0)
+        mirrored = torch.rand(len(self._rows), generator=generator) < 0.5
         mirrored = mirrored.to(self._device)
         order_on_device = order.to(self._device)
         steps = range(first_step, self.steps_per_epoch)
@@ -111,9 +111,12 @@ class EpochBatches:
             found = self._read_ahead([order[part].numpy() for part in parts])
         with closing(found):
             for part, images in zip(parts, found, strict=True):
-                turned = torch.where(mirrored[part, None, None, None], images.flip(2), images)
                 rows = order_on_device[part]
-                yield Batch(turned, self._labels[rows], self._ages_years[rows])
+                yield Batch(
+                    _mirror(images, mirrored[part]) if self._flip else images,
+                    self._labels[rows],
+                    self._ages_years[rows],
+                )
 
     def _load_resident(self) -> Tensor | None:
         """The training images on the device, or None where they are too large (half of a GPU's free memory)."""
@@ -154,6 +157,15 @@ class EpochBatches:
             for part, place in zip(np.array_split(rows, _READING_THREADS), places, strict=True)
         ]
         return images, parts
+
+
+def _mirror(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror the marked ones of these images (b, h, w, 3), in place where that is faster."""
+    if images.device.type != "cpu":
+        return torch.where(mirrored[:, None, None, None], images.flip(2), images)
+    rows = np.flatnonzero(mirrored.numpy())
+    images.numpy()[rows] = images[rows].flip(2).numpy()  # numpy copies whole images, torch.where single bytes
+    return images
 
 
 def _read_rows(images: np.ndarray, rows: np.ndarray, place: np.ndarray) -> None:
