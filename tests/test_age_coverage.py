@@ -252,7 +252,7 @@ def test_a_parquet_with_broken_text_is_refused(tmp_path: Path):
     file = tmp_path / "a.parquet"
     pd.DataFrame({"path": ["0/1.jpg", "0/2.jpg"], "age_years": [3.0, 4.0]}).to_parquet(file, compression=None)
     file.write_bytes(file.read_bytes().replace(b"0/2.jpg", b"0/\xff.jpg"))
-    with pytest.raises(ManifestError, match=r"a\.parquet is damaged .*UTF"):
+    with pytest.raises(ManifestError, match=r"a\.parquet cannot be read as Parquet: .*UTF"):
         label_ages(collection_of(IMAGES), file)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fuzzing import assert_only_named_errors, mutations
 
 from interproto_lib.data.manifests import (
     AGE_GROUPS,
@@ -366,3 +367,23 @@ def test_summary_tells_identities_in_several_splits(splits: list[str], n_shared:
     assert ("1 identities are in several splits" in str(summary)) == bool(n_shared)
     thrice = small_manifest().assign(identity="a", split=["train", "validation", "heldout", "train"])
     assert summarise_manifest(thrice).n_shared_identities == 1
+
+
+def test_damaged_parquet_gives_named_errors(tmp_path):
+    table = pd.DataFrame(
+        {
+            "path": [f"p{i}/é{i}.png" for i in range(40)],
+            "identity": [f"p{i // 4}" for i in range(40)],
+            "age_years": [float(i) for i in range(40)],
+            "split": ["train"] * 40,
+            "source": ["mine"] * 40,
+        }
+    )
+    file = tmp_path / "manifest.parquet"
+    table.to_parquet(file, index=False)
+
+    def read(content):
+        file.write_bytes(content)
+        return read_manifest(file)
+
+    assert assert_only_named_errors(read, mutations(file.read_bytes(), n=600, seed=0)) > 300

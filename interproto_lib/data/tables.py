@@ -176,11 +176,7 @@ def read_table(path: str | Path, *, text_columns: tuple[str, ...] = ()) -> Sourc
         raise ManifestError(f"There is no table {file}. Check the path.")
     suffix = file.suffix.lower()
     if suffix == ".parquet":
-        try:
-            return SourceTable(frame=pd.read_parquet(file), where=str(file))
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ManifestError(f"{file} cannot be read as Parquet: {reason}. Make the file again.") from error
+        return SourceTable(frame=_read_parquet(file), where=str(file))
     if suffix != ".csv":
         raise ManifestError(f"{file} ends in {suffix or 'nothing'}; tables are read from .csv and .parquet.")
     frame, lines = _read_csv(file)
@@ -188,6 +184,20 @@ def read_table(path: str | Path, *, text_columns: tuple[str, ...] = ()) -> Sourc
         if column not in text_columns:
             frame[column] = _infer(frame[column])
     return SourceTable(frame=frame, where=str(file), lines=lines)
+
+
+def _read_parquet(file: Path) -> pd.DataFrame:
+    import pyarrow as pa
+
+    try:
+        frame = pd.read_parquet(file)
+        for column in frame.columns:
+            if isinstance(frame[column].dtype, pd.StringDtype):
+                pa.array(frame[column]).validate(full=True)  # Parquet is not looked through for broken UTF-8
+    except Exception as error:  # what a damaged file says of its columns raises many types
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ManifestError(f"{file} cannot be read as Parquet: {reason}. Make the file again.") from error
+    return frame
 
 
 def _path_problem(value: str) -> str:

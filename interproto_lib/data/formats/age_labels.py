@@ -139,17 +139,7 @@ def age_table(file: Path) -> SourceTable:
     """
     if file.suffix.lower() == AGE_LABELS_ENDING:
         return _age_labels_table(file)
-    import pyarrow as pa
-
-    try:
-        table = read_table(file, text_columns=AGE_COLUMNS)
-        for column in set(AGE_COLUMNS) & set(table.frame.columns):
-            if isinstance(table.frame[column].dtype, pd.StringDtype):
-                pa.array(table.frame[column]).validate(full=True)  # Parquet is not looked through for broken UTF-8
-    except ManifestError:
-        raise
-    except Exception as error:  # what a damaged Parquet says of its columns raises many types
-        raise ManifestError(f"{file} is damaged ({type(error).__name__}: {error}). Make the file again.") from error
+    table = read_table(file, text_columns=AGE_COLUMNS)
     table.require_columns(AGE_COLUMNS)
     return table
 
