@@ -81,7 +81,7 @@ def test_tables_and_lines_say_the_same(tmp_path: Path):
 
 
 def test_many_lines_are_read_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    rows = [(f"{row % 5}/{row // 5}.jpg", face(1 + row / 8)) for row in range(23)]
+    rows = [(f"{row % 5}/{row // 5}.jpg", face(1 + row)) for row in range(23)]
     whole = read(tmp_path, text_of(rows), "landmarks.txt")
     for n in (1, 4, 23):
         monkeypatch.setattr("interproto_lib.data.formats.landmarks._BLOCK_ROWS", n)
