@@ -7,12 +7,14 @@ import io
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from fuzzing import assert_only_named_errors, mutations
 from intake_sources import N_CASIA, agedb, att_like, casia, casia_paths, fgnet, jpeg, lag, put, recordio
 from intake_sources import verification_bin as write_bin
 from PIL import Image
@@ -507,3 +509,52 @@ def test_the_att_faces(tmp_path):
     np.testing.assert_array_equal(dataset.images[row, :, 10:102], np.repeat(grey[..., None], 3, axis=2))
     assert not dataset.images[row, :, :10].any()
     assert not dataset.images[row, :, 102:].any()
+
+
+# --- files that somebody changed -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A prepared dataset that is read in little time, one image left out; and what prepares it again."""
+    casia(tmp_path / "source")
+    put(tmp_path / "source", "000000/00000003.jpg", b"x")
+
+    def prepare() -> IntakeReport:
+        return prepare_source(
+            "casia_webface", tmp_path / "source", tmp_path / "out", image_size=8, fit="stretch", on_rejected="drop"
+        )
+
+    prepare()
+    return tmp_path / "out", prepare
+
+
+@pytest.mark.parametrize("place", ["settings", "card", "format", "root", "follow_links", "dropped", "packing", "fit"])
+def test_settings_of_another_kind_are_refused_or_read(tmp_path, small, place):
+    folder, prepare = small
+    written = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    odd = [None, True, -1, 1e300, "", "../lfw", "\x00", [], [None], [{"path": 1}], [{"a": "b"}], {}, {"path": []}]
+
+    def call(case: tuple[Callable[[], object], object]) -> object:
+        changed = json.loads(json.dumps(written))
+        (changed if place == "settings" else changed["settings"])[place] = case[1]
+        (folder / "dataset.json").write_text(json.dumps(changed), encoding="utf-8")
+        return case[0]()
+
+    calls: list[Callable[[], object]] = [lambda: check_prepared(folder, source=tmp_path / "source")]
+    if place in ("settings", "dropped", "packing"):
+        calls.append(prepare)
+    assert_only_named_errors(call, [(of_calls, value) for of_calls in calls for value in odd])
+
+
+def test_a_damaged_index_gives_named_errors(small):
+    folder, _ = small
+    files = sorted(folder.iterdir())
+    written = (folder / "dataset.json").read_bytes()
+
+    def call(content: bytes) -> object:
+        (folder / "dataset.json").write_bytes(content)
+        return check_prepared(folder)
+
+    assert assert_only_named_errors(call, mutations(written, n=400, seed=5)) > 200
+    assert sorted(folder.iterdir()) == files

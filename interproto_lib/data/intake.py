@@ -18,7 +18,13 @@ from interproto_lib.data.detection import FaceDetector
 from interproto_lib.data.face_decoding import aligned_decode
 from interproto_lib.data.formats.image_files import FITS, Fit, decode_image_bytes, fit_image
 from interproto_lib.data.formats.landmarks import LandmarkFile, read_landmarks
-from interproto_lib.data.intake_report import IntakeReport, RejectedImage, split_members, write_rejected
+from interproto_lib.data.intake_report import (
+    IntakeReport,
+    RejectedImage,
+    dropped_images,
+    split_members,
+    write_rejected,
+)
 from interproto_lib.data.packed_images import Decode, DecodedImage
 from interproto_lib.data.packing import RejectedImagesError, pack_collection
 from interproto_lib.data.registry import DatasetCard, not_found_message, read_card
@@ -151,7 +157,7 @@ def prepare_source(
             f"{error}\nAll are listed with their reasons in {file}; on the command line, --on-rejected drop leaves "
             f"them out.{shown}"
         ) from error
-    dropped = tuple(RejectedImage(**image) for image in prepared.settings["dropped"])
+    dropped = dropped_images(prepared)
     report = IntakeReport(
         dataset=dataset,
         source=place,

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 
 from interproto_lib.data.card_counts import CardCount
+from interproto_lib.data.datasets import FaceDataset
 from interproto_lib.data.manifests import SPLITS
+from interproto_lib.errors import DatasetError
 from interproto_lib.files import atomic_write, write_json
 
 REPORT_FILE = "preparation.json"
@@ -157,6 +159,22 @@ class IntakeReport:
 def count_lines(counts: Sequence[CardCount]) -> list[str]:
     """Give counts beside their card as lines for people."""
     return ["Counts, beside the dataset's card:", *(f"  {count}" for count in counts)]
+
+
+def dropped_images(dataset: FaceDataset) -> tuple[RejectedImage, ...]:
+    """Give the images that were left out when a dataset was packed, as its settings list them.
+
+    Raises:
+        DatasetError: The settings hold something else in that place.
+    """
+    listed = dataset.settings.get("dropped", [])
+    try:
+        images = tuple(RejectedImage(path=entry["path"], reason=entry["reason"]) for entry in listed)
+    except (TypeError, KeyError):
+        images = (RejectedImage(path="", reason=""),)
+    if not all(isinstance(text, str) and text for image in images for text in (image.path, image.reason)):
+        raise DatasetError(f"{dataset.folder}: the settings list something else than paths and reasons under dropped.")
+    return images
 
 
 def split_members(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:

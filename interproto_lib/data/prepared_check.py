@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from interproto_lib.data.card_counts import CardCount, count_dataset
 from interproto_lib.data.datasets import FaceDataset, load_dataset, verify_dataset
-from interproto_lib.data.intake_report import count_lines, split_line, split_members
+from interproto_lib.data.intake_report import count_lines, dropped_images, split_line, split_members
 from interproto_lib.data.registry import read_card
-from interproto_lib.data.shapes import open_collection
+from interproto_lib.data.shapes import Shape, open_collection
 from interproto_lib.errors import DatasetError
 
 
@@ -69,15 +70,14 @@ def check_prepared(
     verify_dataset(place, progress=progress)
     dataset = load_dataset(place)
     settings = dataset.settings
-    named = settings.get("card")
-    shape = str(settings.get("format", "made by this library"))
+    card = settings.get("card")
     counts: tuple[CardCount, ...] = ()
-    if named:
-        counts = count_dataset(read_card(named), dataset.manifest, n_rejected=len(settings.get("dropped", [])))
+    if card:
+        counts = count_dataset(read_card(str(card)), dataset.manifest, n_rejected=len(dropped_images(dataset)))
     return PreparedReport(
         folder=place,
         name=dataset.name,
-        shape=shape,
+        shape=str(settings.get("format", "made by this library")),
         image_size=dataset.image_size,
         counts=counts,
         splits=split_members(dataset.manifest),
@@ -86,7 +86,8 @@ def check_prepared(
 
 
 def _compare_source(source: Path, dataset: FaceDataset) -> str:
-    recorded = dataset.settings.get("packing", {}).get("fingerprint")
+    packing = dataset.settings.get("packing")
+    recorded = packing.get("fingerprint") if isinstance(packing, dict) else None
     if recorded is None:
         raise DatasetError(
             f"{dataset.folder} does not say what its source held: it was not made by interproto prepare, so whether "
@@ -95,12 +96,12 @@ def _compare_source(source: Path, dataset: FaceDataset) -> str:
     now = open_collection(
         source,
         name=dataset.name,
-        shape=dataset.settings["format"],
-        follow_links=dataset.settings.get("follow_links", False),
+        shape=cast(Shape, str(dataset.settings.get("format", "auto"))),
+        follow_links=dataset.settings.get("follow_links") is True,
     )
     if now.fingerprint == recorded:
         return f"{source} has not changed since: the same files, sizes and times."
-    n_before = len(dataset) + len(dataset.settings.get("dropped", []))
+    n_before = len(dataset) + len(dropped_images(dataset))
     listed = f"it holds {len(now):,} images, then {n_before:,}" if len(now) != n_before else "as many images as then"
     return (
         f"{source} has changed since ({listed}): files were added, removed or written anew. Prepare it again into "
