@@ -146,6 +146,36 @@ def test_small_multiply_adds_by_hand(name):
     assert count_multiply_adds(backbone, 56) == stem + first + second + third + linear
 
 
+# Channels of the last feature map where they are not 512; all backbones halve the image four times on the way to it.
+LAST_CHANNELS = {"mobilefacenet": 128, "small": 96, "tiny": 64}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_an_embedding_is_made_of_the_last_feature_map(name):
+    size = CHEAP_SIZE[name]
+    backbone = on_meta(name, embedding_dim=24, image_size=size).eval()
+    batch = torch.empty(2, 3, size, size, device="meta")
+    side = math.ceil(size / 16)
+    assert backbone.feature_shape == (LAST_CHANNELS.get(name, 512), side, side)
+    features = backbone.feature_map(batch)
+    assert features.shape == (2, *backbone.feature_shape)
+    assert backbone.embed_feature_map(features).shape == (2, 24)
+
+
+@pytest.mark.parametrize("name", [*ONE_OF_EACH_KIND, "iresnet18", "mtlface_ir50"])
+def test_the_feature_map_is_all_that_the_embedding_sees(name):
+    torch.manual_seed(0)
+    size = CHEAP_SIZE[name]
+    backbone = build_backbone(name, embedding_dim=16, image_size=size).eval()
+    batch = images(3, size)
+    with torch.no_grad():
+        features = backbone.feature_map(batch)
+        assert torch.equal(backbone.embed_feature_map(features), backbone(batch))
+        assert torch.equal(backbone.embed(batch), backbone(batch))
+        moved = backbone.embed_feature_map(features * 0.5)
+    assert not torch.allclose(moved, backbone(batch))
+
+
 def test_counting_leaves_the_module_as_it_was():
     backbone = build_backbone("tiny", image_size=56)
     backbone.body[0].eval()

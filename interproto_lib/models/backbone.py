@@ -13,20 +13,24 @@ from interproto_lib.errors import ConfigError, DatasetError
 class Backbone(nn.Module):
     """A network that maps aligned face images to embeddings.
 
-    Subclasses implement `embed`; `forward` checks the images first, so that a wrong size, scale type or layout is
-    named instead of surfacing as a shape error deep inside a layer. The embeddings are **not** L2-normalised: the
-    margin heads and the evaluation do that. (The official IR / IR-SE code normalises at the end of the backbone; here
-    it is the same division at another place, so the cosines are the same.)
+    Subclasses implement `feature_map`, the last map of features that still has rows and columns, and
+    `embed_feature_map`, what makes an embedding of it; a method may change the map in between. `forward` checks the
+    images first, so that a wrong size, scale type or layout is named instead of surfacing as a shape error deep inside
+    a layer. The embeddings are **not** L2-normalised: the margin heads and the evaluation do that. (The official IR /
+    IR-SE code normalises at the end of the backbone; here it is the same division at another place, so the cosines are
+    the same.)
 
     Attributes:
         embedding_dim: Length d of an embedding.
         image_size: Height and width of the images, in pixels.
         dropout: Share of features zeroed before the last linear layer while training.
+        feature_shape: (c, h, w) of an image's last feature map; subclasses set it.
     """
 
     embedding_dim: int
     image_size: int
     dropout: float
+    feature_shape: tuple[int, int, int]
 
     def __init__(self, *, embedding_dim: int, image_size: int, dropout: float) -> None:
         super().__init__()
@@ -58,7 +62,29 @@ class Backbone(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Embed a batch that has been checked; see `forward`."""
-        raise NotImplementedError(f"{type(self).__name__} must implement embed")
+        return self.embed_feature_map(self.feature_map(images))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute the last feature map of a batch that has been checked.
+
+        Args:
+            images: (b, 3, image_size, image_size), see `forward`.
+
+        Returns:
+            (b, c, h, w), where (c, h, w) is `feature_shape`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement feature_map")
+
+    def embed_feature_map(self, features: Tensor) -> Tensor:
+        """Embed feature maps.
+
+        Args:
+            features: (b, c, h, w) as `feature_map` gives them.
+
+        Returns:
+            (b, d) embeddings, not normalised.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement embed_feature_map")
 
     def _check_images(self, images: Tensor) -> None:
         size = self.image_size

@@ -152,6 +152,7 @@ class IRBackbone(Backbone):
         super().__init__(embedding_dim=embedding_dim, image_size=image_size, dropout=dropout)
         side = downsampled_side(self.image_size, f"IR{'-SE' if squeeze_excitation else ''}-{depth}")
         stem_width, last_width = STAGE_WIDTHS[0], STAGE_WIDTHS[-1]
+        self.feature_shape = (last_width, side, side)
         self.input_layer = nn.Sequential(
             nn.Conv2d(3, stem_width, 3, 1, 1, bias=False), nn.BatchNorm2d(stem_width), nn.PReLU(stem_width)
         )
@@ -179,9 +180,13 @@ class IRBackbone(Backbone):
             nn.BatchNorm1d(self.embedding_dim) if scaled_embedding else UnscaledBatchNorm1d(self.embedding_dim),
         )
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed a batch that has been checked; see `forward`."""
-        return self.output_layer(self.body(self.input_layer(images)))
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute what the body ends with; see `Backbone.feature_map`."""
+        return self.body(self.input_layer(images))
+
+    def embed_feature_map(self, features: Tensor) -> Tensor:
+        """Embed what the body ends with."""
+        return self.output_layer(features)
 
 
 def ir50(*, embedding_dim: int = 512, image_size: int = 112, dropout: float = 0.6) -> IRBackbone:

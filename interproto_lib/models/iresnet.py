@@ -71,6 +71,7 @@ class IResNet(Backbone):
         super().__init__(embedding_dim=embedding_dim, image_size=image_size, dropout=dropout)
         side = downsampled_side(self.image_size, f"iresnet{depth}")
         stem_width, last_width = STAGE_WIDTHS[0], STAGE_WIDTHS[-1]
+        self.feature_shape = (last_width, side, side)
         self.conv1 = nn.Conv2d(3, stem_width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_width)
         self.prelu = nn.PReLU(stem_width)
@@ -91,11 +92,14 @@ class IResNet(Backbone):
             if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
                 nn.init.normal_(layer.weight, std=INITIAL_DEVIATION)
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed a batch that has been checked; see `forward`."""
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute what the last stage ends with; see `Backbone.feature_map`."""
         x = self.prelu(self.bn1(self.conv1(images)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        x = self.dropout_layer(self.bn2(x).flatten(1))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def embed_feature_map(self, features: Tensor) -> Tensor:
+        """Embed what the last stage ends with."""
+        x = self.dropout_layer(self.bn2(features).flatten(1))
         return self.features(self.fc(x))
 
 

@@ -97,6 +97,7 @@ class MobileFaceNet(Backbone):
                 units.append(MobileBottleneck(in_channels, width, expansion=expansion, stride=stride))
                 in_channels = width
         self.body = nn.Sequential(*units)
+        self.feature_shape = (in_channels, side, side)
         self.output_layer = nn.Sequential(
             *_convolution(in_channels, HEAD_WIDTH, 1),
             nn.PReLU(HEAD_WIDTH),
@@ -107,9 +108,13 @@ class MobileFaceNet(Backbone):
             nn.BatchNorm1d(self.embedding_dim),
         )
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed a batch that has been checked; see `forward`."""
-        return self.output_layer(self.body(self.input_layer(images)))
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute what the body ends with; see `Backbone.feature_map`."""
+        return self.body(self.input_layer(images))
+
+    def embed_feature_map(self, features: Tensor) -> Tensor:
+        """Embed what the body ends with."""
+        return self.output_layer(features)
 
 
 def mobilefacenet(*, embedding_dim: int = 512, image_size: int = 112, dropout: float = 0.0) -> MobileFaceNet:

@@ -86,6 +86,7 @@ class SmallBackbone(Backbone):
             *(SmallUnit(in_width, width) for in_width, width in zip(in_widths, widths, strict=True))
         )
         side = -(-self.image_size // 2 ** (1 + len(widths)))
+        self.feature_shape = (widths[-1], side, side)
         self.output_layer = nn.Sequential(
             nn.BatchNorm2d(widths[-1]),
             nn.Dropout(self.dropout),
@@ -94,9 +95,13 @@ class SmallBackbone(Backbone):
             nn.BatchNorm1d(self.embedding_dim),
         )
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed a batch that has been checked; see `forward`."""
-        return self.output_layer(self.body(self.input_layer(images)))
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute what the body ends with; see `Backbone.feature_map`."""
+        return self.body(self.input_layer(images))
+
+    def embed_feature_map(self, features: Tensor) -> Tensor:
+        """Embed what the body ends with."""
+        return self.output_layer(features)
 
 
 def small(*, embedding_dim: int = 512, image_size: int = 112, dropout: float = 0.0) -> SmallBackbone:
