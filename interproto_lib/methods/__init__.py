@@ -6,7 +6,10 @@ from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
 from interproto_lib.methods.ae_cnn import AgeEstimationGuided
 from interproto_lib.methods.age_method import AgeMethod, MethodOutputs
+from interproto_lib.methods.attention import AgeAttention, AttentiveBackbone
 from interproto_lib.methods.dal import DecorrelatedLearning, canonical_correlation
+from interproto_lib.methods.gradient_reversal import reverse_gradient
+from interproto_lib.methods.mtlface import MTLFACE_GROUP_STARTS, AgeEstimator, AttentiveSeparation, expected_age
 from interproto_lib.methods.oe_cnn import OrthogonalEmbedding
 from interproto_lib.methods.separation import SeparatedBackbone
 from interproto_lib.models import Backbone, build_backbone
@@ -15,6 +18,7 @@ METHODS: dict[str, type[AgeMethod]] = {
     "oe_cnn": OrthogonalEmbedding,
     "ae_cnn": AgeEstimationGuided,
     "dal": DecorrelatedLearning,
+    "mtlface": AttentiveSeparation,
 }
 """Name of an age method, as in `TrainConfig.age_method` -> the method."""
 
@@ -42,12 +46,19 @@ def build_recogniser(config: TrainConfig, *, image_size: int) -> Backbone:
 
 __all__ = [
     "METHODS",
+    "MTLFACE_GROUP_STARTS",
+    "AgeAttention",
     "AgeEstimationGuided",
+    "AgeEstimator",
     "AgeMethod",
+    "AttentiveBackbone",
+    "AttentiveSeparation",
     "DecorrelatedLearning",
     "MethodOutputs",
     "OrthogonalEmbedding",
     "SeparatedBackbone",
     "build_recogniser",
     "canonical_correlation",
+    "expected_age",
+    "reverse_gradient",
 ]
