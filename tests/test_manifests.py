@@ -387,3 +387,10 @@ def test_damaged_parquet_gives_named_errors(tmp_path):
         return read_manifest(file)
 
     assert assert_only_named_errors(read, mutations(file.read_bytes(), n=600, seed=0)) > 300
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    file = tmp_path / "manifest.csv"
+    file.write_text("path,identity,path\na/1.png,a,a/2.png\n")
+    with pytest.raises(ManifestError, match=r"line 1: the column 'path' stands there more than once"):
+        read_table(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,6 +226,8 @@ def _read_csv(file: Path) -> tuple[pd.DataFrame, NDArray[np.int64]]:
             header = next(reader, None)
             if not header:
                 raise ManifestError(f"{file} is empty: its first line must name the columns.")
+            if twice := [name for name, count in Counter(header).items() if count > 1]:
+                raise ManifestError(f"{file}, line 1: the column {twice[0]!r} stands there more than once. Keep one.")
             frames = [pd.DataFrame(rows, columns=header) for rows in _chunks(file, reader, len(header), lines)]
     except UnicodeDecodeError as error:
         line = _first_line_not_utf8(file)
