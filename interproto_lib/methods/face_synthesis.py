@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from interproto_lib.errors import ConfigError
+from interproto_lib.methods.attention import AttentiveBackbone
+from interproto_lib.methods.mtlface import MTLFACE_GROUP_STARTS
 from interproto_lib.models import Backbone
 
-GROUP_STARTS_YEARS: tuple[int, ...] = (10, 20, 30, 40, 50, 60)
+GROUP_STARTS_YEARS: tuple[int, ...] = MTLFACE_GROUP_STARTS[1:]
 """First whole age in years of each age group of MTLFace but the youngest."""
 
 NARROWEST_UP = 16
@@ -30,16 +32,6 @@ SLOPE = 0.2
 
 INITIAL_DEVIATION = 0.01
 """Standard deviation of the generator's initial weights."""
-
-
-@runtime_checkable
-class SeparatesMaps(Protocol):
-    """A recogniser whose last feature map falls into an identity part and an age part."""
-
-    backbone: Backbone
-
-    def separate_maps(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Give x_id and x_age, (b, c, h, w) each, of images (b, 3, H, W)."""
 
 
 class EncodedFaces(NamedTuple):
@@ -71,7 +63,7 @@ class FaceEncoder(nn.Module):
 
     def __init__(self, recogniser: Backbone) -> None:
         super().__init__()
-        if not isinstance(recogniser, SeparatesMaps):
+        if not isinstance(recogniser, AttentiveBackbone):
             raise ConfigError(
                 f"{type(recogniser).__name__} does not separate its feature map into identity and age, so faces "
                 "cannot be aged with it. Train with age_method='mtlface'."
@@ -99,7 +91,7 @@ class FaceEncoder(nn.Module):
 
         handles = [part.register_forward_hook(keep) for part in self._parts()]
         try:
-            identity, age = self.recogniser.separate_maps(images)
+            identity, age = self.recogniser.separate(images)
         finally:
             for handle in handles:
                 handle.remove()
@@ -328,7 +320,7 @@ def age_groups(ages_years: Tensor, starts_years: Sequence[int] = GROUP_STARTS_YE
         (n,) int64 from 0.
 
     Example:
-        >>> age_groups(torch.tensor([9.9, 10.0, 35.0, 80.0])).tolist()
+        >>> age_groups(torch.tensor([10.9, 11.0, 35.0, 80.0])).tolist()
         [0, 1, 3, 6]
     """
     starts = torch.tensor(starts_years, device=ages_years.device, dtype=ages_years.dtype)

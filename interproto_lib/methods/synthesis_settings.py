@@ -97,7 +97,7 @@ class SynthesisConfig:
 
     @property
     def group_names(self) -> tuple[str, ...]:
-        """The age groups in whole years, as in `0-9`, `10-19`, `>=60`."""
+        """The age groups in whole years, as in `0-10`, `11-20`, `>=61`."""
         starts = (0, *self.group_starts_years)
         inner = (f"{start}-{after - 1}" for start, after in pairwise(starts))
         return (*inner, f">={starts[-1]}")
