@@ -253,26 +253,51 @@ def published_table(number: int) -> PublishedTable:
     return PUBLISHED_TABLES[number]
 
 
+_ROWS_OF_LOSSES = {
+    ("curricularface", "none"): CURRICULAR_FACE,
+    ("mv_am", "none"): MV_AM,
+    ("broadface", "none"): BROAD_FACE,
+    ("cosface", "none"): COSFACE,
+    ("arcface", "none"): ARCFACE,
+    ("cosface", "child"): INTER_PROTOTYPE_COSFACE,
+    ("arcface", "all"): INTER_PROTOTYPE_ALL,
+    ("arcface", "child"): INTER_PROTOTYPE,
+}
+_ROWS_OF_AGE_METHODS = {"oe_cnn": OE_CNN, "dal": DAL, "mtlface": MTL}
+_WEIGHTS_OF_AGE_METHODS = {
+    "oe_cnn": ("age_weight",),
+    "dal": ("age_weight", "dal_weight"),
+    "mtlface": ("age_weight", "mtl_reversed_weight"),
+}
+
+
 def paper_row(config: TrainConfig) -> str | None:
     """Say which row of the paper's tables a run stands for: the same method, whatever its data and its network.
+
+    Scale, margin, queue and weights may be others than published, as they must be on smaller data. What changes the
+    method may not: MV-AM with a fixed weight or with the easy margin, which the paper's authors left out, is another
+    method, and so is an age-invariant method on another margin loss than CosFace, with the Inter-Prototype loss on top,
+    or with a part of its loss turned off.
 
     Args:
         config: The settings of the run.
 
     Returns:
-        One of `ROWS`; None for a method that the paper does not have, such as the Inter-Prototype loss with weight 0.
+        One of `ROWS`; None for a method that the paper's tables do not have, such as SphereFace, AdaFace, AE-CNN, or
+        the Inter-Prototype loss with weight 0.
 
     Example:
         >>> paper_row(TrainConfig(inter_prototype="child"))
         'Inter-Prototype'
     """
-    rows = {
-        ("arcface", "none"): ARCFACE,
-        ("cosface", "none"): COSFACE,
-        ("arcface", "child"): INTER_PROTOTYPE,
-        ("arcface", "all"): INTER_PROTOTYPE_ALL,
-        ("cosface", "child"): INTER_PROTOTYPE_COSFACE,
-    }
+    if config.age_method != "none":
+        whole = all(getattr(config, weight) > 0 for weight in _WEIGHTS_OF_AGE_METHODS.get(config.age_method, ()))
+        as_published = config.margin_loss == "cosface" and config.inter_prototype == "none" and whole
+        return _ROWS_OF_AGE_METHODS.get(config.age_method) if as_published else None
     if config.inter_prototype != "none" and config.ip_weight == 0:
         return None
-    return rows.get((config.margin_loss, config.inter_prototype))
+    if config.margin_loss == "mv_am" and not (
+        config.mv_adaptive and config.mv_hard_weight and not config.mv_easy_margin
+    ):
+        return None
+    return _ROWS_OF_LOSSES.get((config.margin_loss, config.inter_prototype))
