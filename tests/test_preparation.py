@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from toy import toy_dataset
 
 from interproto_lib.data import (
     IdentityFolderSettings,
+    PreparedSettings,
+    dataset_contents,
     dataset_settings,
+    load_dataset,
     prepare_dataset,
     read_card,
     source_contents,
     verify_dataset,
 )
 from interproto_lib.data.synthetic import SyntheticSettings
-from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
+from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError, WriteError
 from interproto_lib.runs import PROJECT_ROOT
 
 FEW = SyntheticSettings(
@@ -203,6 +211,103 @@ def test_settings_come_from_the_variables_of_a_notebook():
         dataset_settings("folder", names, seed=0)
 
 
+# --- prepared elsewhere ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, photographs: IdentityFolderSettings) -> PreparedSettings:
+    prepare_dataset(tmp_path / "prepared", photographs)
+    return PreparedSettings(root=str(tmp_path / "prepared"))
+
+
+def test_a_prepared_dataset_is_taken_without_a_copy_of_its_images(tmp_path: Path, prepared: PreparedSettings):
+    taken = prepare_dataset(tmp_path / "d", prepared)
+    original = load_dataset(prepared.root)
+    assert (tmp_path / "d" / "images.npy").samefile(tmp_path / "prepared" / "images.npy")
+    assert not (tmp_path / "d" / "images.npy").is_symlink()
+    assert not (tmp_path / "d" / "manifest.parquet").samefile(tmp_path / "prepared" / "manifest.parquet")
+    for back in (taken, verify_dataset(tmp_path / "d"), prepare_dataset(tmp_path / "d", prepared)):
+        assert back.name == original.name
+        np.testing.assert_array_equal(back.images, original.images)
+        pd.testing.assert_frame_equal(back.manifest, original.manifest)
+        assert {**back.settings, "requested": original.settings["requested"]} == original.settings
+        index = hashlib.sha256((tmp_path / "prepared" / "dataset.json").read_bytes()).hexdigest()
+        assert back.settings["requested"] == {
+            "dataset": "prepared",
+            "root": prepared.root,
+            "image_size": 16,
+            "contents": {"image_size": 16, "n_images": 12, "index_sha256": index},
+        }
+    shutil.rmtree(tmp_path / "prepared")
+    verify_dataset(tmp_path / "d")
+    with pytest.raises(DatasetNotFoundError, match="no dataset folder"):
+        prepare_dataset(tmp_path / "d", prepared)
+
+
+def test_where_hard_links_are_refused_the_images_are_linked_by_name(
+    tmp_path: Path, prepared: PreparedSettings, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.chdir(tmp_path)
+    prepare_dataset(tmp_path / "d", PreparedSettings(root=os.path.relpath(prepared.root, PROJECT_ROOT)))
+    assert (tmp_path / "d" / "images.npy").is_symlink()
+    assert (tmp_path / "d" / "images.npy").samefile(tmp_path / "prepared" / "images.npy")
+    verify_dataset(tmp_path / "d")
+    prepare_dataset(tmp_path / "of a link", PreparedSettings(root=str(tmp_path / "d")))
+    assert (tmp_path / "of a link" / "images.npy").readlink() == tmp_path / "prepared" / "images.npy"
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(WriteError, match="Choose a folder on a file system with links"):
+        prepare_dataset(tmp_path / "e", prepared)
+    assert not (tmp_path / "e" / "dataset.json").exists()
+
+
+def test_another_preparation_is_noticed(
+    tmp_path: Path, prepared: PreparedSettings, photographs: IdentityFolderSettings
+):
+    prepare_dataset(tmp_path / "d", prepared)
+    images = (tmp_path / "d" / "images.npy").read_bytes()
+    shutil.rmtree(prepared.root)
+    prepare_dataset(prepared.root, replace(photographs, image_size=8, fit="pad"))
+    with pytest.raises(DatasetError, match="image_size was 16, now 8"):
+        prepare_dataset(tmp_path / "d", prepared)
+    shutil.rmtree(prepared.root)
+    prepare_dataset(prepared.root, replace(photographs, seed=1))
+    with pytest.raises(
+        DatasetError, match=r"prepared is not as it was when .*d was made from it: it was prepared anew\."
+    ):
+        prepare_dataset(tmp_path / "d", prepared)
+    assert (tmp_path / "d" / "images.npy").read_bytes() == images
+
+
+def test_the_image_size_must_agree_if_it_is_given(tmp_path: Path, prepared: PreparedSettings):
+    with pytest.raises(DatasetError, match=r"holds images of 16 x 16 pixels, not 112 x 112\. Set image_size to 16"):
+        prepare_dataset(tmp_path / "d", replace(prepared, image_size=112))
+    prepare_dataset(tmp_path / "d", replace(prepared, image_size=16))
+    prepare_dataset(tmp_path / "d", prepared)
+
+
+def test_what_is_not_prepared_is_refused(tmp_path: Path, prepared: PreparedSettings):
+    with pytest.raises(ConfigError, match="root is empty: set it to a dataset folder made by `interproto prepare`"):
+        PreparedSettings(root="")
+    (Path(prepared.root) / "dataset.json").unlink()
+    with pytest.raises(DatasetNotFoundError, match="unfinished dataset"):
+        prepare_dataset(tmp_path / "d", prepared)
+    prepare_dataset(tmp_path / "synthetic", FEW)
+    prepare_dataset(tmp_path / "again", PreparedSettings(root=str(tmp_path / "synthetic")))
+    with pytest.raises(DatasetError, match="dataset was 'synthetic', now 'prepared'"):
+        prepare_dataset(tmp_path / "synthetic", PreparedSettings(root=str(tmp_path / "again")))
+
+
+def test_settings_of_a_prepared_dataset_come_from_the_variables_of_a_notebook():
+    names = {"root": "r", "image_size": 112, "card": "", "fit": "pad", "seed": 3}
+    assert dataset_settings("prepared", names, seed=4) == PreparedSettings(root="r", image_size=112)
+    with pytest.raises(ConfigError, match="No variable for the setting image_size"):
+        dataset_settings("prepared", {"root": "r", "card": ""}, seed=4)
+
+
 # --- what lies in a folder -------------------------------------------------------------------------------------------
 
 
@@ -224,3 +329,14 @@ def test_contents_of_what_cannot_be_listed(tmp_path: Path, photographs: Identity
     with_link = source_contents(photographs.root)
     assert with_link["n_images"] == 13
     assert with_link["n_bytes"] == contents["n_bytes"]
+
+
+def test_the_graph_notices_a_dataset_prepared_anew(tmp_path):
+    folder = tmp_path / "prepared"
+    parameters = {"dataset": "prepared", "root": str(folder)}
+    before = dataset_contents(parameters)
+    assert before == {"index_sha256": None}
+    save_dataset(toy_dataset(n_identities=3), folder)
+    made = dataset_contents(parameters)
+    save_dataset(toy_dataset(n_identities=4), folder)
+    assert len({str(state) for state in (before, made, dataset_contents(parameters))}) == 3
