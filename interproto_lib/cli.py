@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+RUNS_DIR = "runs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,6 +152,15 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--landmarks", type=Path, metavar="FILE", help="align with the five points of this file")
     parser.add_argument("--detector", type=Path, metavar="MODEL.onnx", help="align with the faces this network finds")
+    parser.add_argument(
+        "--choose-face", default="central", help="of several: central, largest, highest_score, only (default: central)"
+    )
+    parser.add_argument("--score-threshold", type=float, default=0.5, help="least score of a face (default: 0.5)")
+    parser.add_argument("--min-face-pixels", type=float, default=16.0, help="least side of a face (default: 16)")
+    parser.add_argument("--antialias", action="store_true", help="filter large faces when they are made smaller")
+    parser.add_argument(
+        "--contact-sheet", action="store_true", help="draw faces that could not be aligned; they show real people"
+    )
     parser.add_argument("--threads", type=_positive, default=2, help="threads that decode (default: %(default)s)")
     parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the source")
     parser.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
@@ -158,7 +168,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", default="runs", help="folder of all experiments (default: %(default)s)")
+    parser.add_argument("--runs-dir", default=RUNS_DIR, help="folder of all experiments (default: %(default)s)")
 
 
 def _positive(text: str) -> int:
@@ -192,7 +202,7 @@ def _run_notebook(options: argparse.Namespace) -> None:
         threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
     if options.preset is None and (options.method is not None or options.seed is not None):
         raise ConfigError("--method and --seed choose from a preset: give --preset, or set parameters with -p.")
-    parameters = {}
+    parameters: dict[str, Any] = {} if options.runs_dir == RUNS_DIR else {"runs_dir": options.runs_dir}
     if options.preset is not None:
         parameters = read_preset(options.preset).parameters(
             options.notebook.stem, method=options.method, seed=options.seed, runs_dir=options.runs_dir
@@ -232,6 +242,7 @@ def _preset(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
+    from interproto_lib.data.face_decoding import AlignmentOptions
     from interproto_lib.data.intake import prepare_source
     from interproto_lib.data.intake_report import REJECTED_SHEET
     from interproto_lib.data.registry import read_card
@@ -248,6 +259,7 @@ def _prepare(options: argparse.Namespace) -> None:
         return
     if options.out is None:
         raise ConfigError("Say where to make the dataset folder: interproto prepare DATASET SOURCE OUT.")
+    draw = functools.partial(_draw_rejected, options.out / REJECTED_SHEET)
     report = prepare_source(
         card.name,
         options.source,
@@ -263,11 +275,17 @@ def _prepare(options: argparse.Namespace) -> None:
         on_rejected=options.on_rejected,
         landmarks=options.landmarks,
         detector=options.detector,
+        alignment=AlignmentOptions(
+            choose=options.choose_face,
+            min_face_pixels=options.min_face_pixels,
+            antialias=options.antialias,
+            score_threshold=options.score_threshold,
+        ),
         follow_links=options.follow_links,
         n_threads=options.threads,
         progress=count_progress(f"{card.name}: preparing"),
         say=_say,
-        draw_rejected=functools.partial(_draw_rejected, options.out / REJECTED_SHEET),
+        draw_rejected=draw if options.contact_sheet else None,
     )
     _report(report, options)
 

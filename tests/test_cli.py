@@ -182,6 +182,10 @@ def test_what_cannot_be_aligned_is_drawn(tmp_path, capsys):
     arguments += ["--landmarks", str(tmp_path / "points.txt"), "--heldout-share", "0", "--validation-share", "0"]
     sheet = tmp_path / "out" / "rejected.png"
     assert cli.main(arguments) == 2
+    assert "Some are shown" not in capsys.readouterr().err
+    assert not sheet.exists(), "real people's faces are drawn only where that is asked for"
+    arguments.append("--contact-sheet")
+    assert cli.main(arguments) == 2
     assert f"Some are shown in {sheet}." in capsys.readouterr().err
     sheet.unlink()
     assert cli.main([*arguments, "--on-rejected", "drop"]) == 0
@@ -191,6 +195,22 @@ def test_what_cannot_be_aligned_is_drawn(tmp_path, capsys):
     assert f"Some are shown in {sheet}." in told
     with Image.open(sheet) as image:
         assert image.format == "PNG"
+
+
+def test_how_faces_are_chosen_is_checked(tmp_path, capsys):
+    put(tmp_path / "source", "a/0.png", jpeg(0, encoding="PNG"))
+    (tmp_path / "points.txt").write_text("a/0.png 60 70 95 70 78 90 63 110 93 110\n")
+    arguments = ["prepare", "identity_folder", str(tmp_path / "source"), str(tmp_path / "out")]
+    arguments += ["--landmarks", str(tmp_path / "points.txt"), "--heldout-share", "0", "--validation-share", "0"]
+    assert cli.main([*arguments, "--choose-face", "prettiest"]) == 2
+    assert "central" in capsys.readouterr().err
+
+
+def test_a_single_notebook_takes_the_folder_of_runs(tmp_path, write_notebook):
+    source = write_notebook(tmp_path / "probe.ipynb", 'runs_dir: str = "runs"  # folder', ["print(runs_dir)"])
+    output = tmp_path / "out.ipynb"
+    assert cli.main(["run-notebook", str(source), str(output), "--runs-dir", str(tmp_path / "elsewhere")]) == 0
+    assert str(tmp_path / "elsewhere") in output.read_text()
 
 
 def test_a_verification_file_is_checked_and_named(tmp_path, capsys):

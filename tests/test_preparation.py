@@ -24,6 +24,7 @@ from interproto_lib.data import (
     load_dataset,
     prepare_dataset,
     read_card,
+    save_dataset,
     source_contents,
     verify_dataset,
 )

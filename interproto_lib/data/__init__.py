@@ -4,7 +4,7 @@ from interproto_lib.data.age_coverage import AgeCoverage, label_ages
 from interproto_lib.data.alignment import LANDMARK_NAMES, align_face, estimate_similarity, face_template
 from interproto_lib.data.card_counts import CardCount, count_dataset
 from interproto_lib.data.collections import EncodedImages, FolderImages, ImageCollection
-from interproto_lib.data.contents import files_of_test_sets, source_contents
+from interproto_lib.data.contents import dataset_contents, files_of_test_sets, source_contents
 from interproto_lib.data.datasets import FaceDataset, load_dataset, save_dataset, training_labels, verify_dataset
 from interproto_lib.data.detection import FaceDetector
 from interproto_lib.data.duplicates import (
@@ -136,6 +136,7 @@ __all__ = [
     "choose_splits",
     "class_table",
     "count_dataset",
+    "dataset_contents",
     "dataset_settings",
     "describe_images",
     "difference_hashes",

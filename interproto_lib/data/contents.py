@@ -53,6 +53,23 @@ def source_contents(root: str | Path, ages: str | Path = "") -> dict[str, Any]:
     }
 
 
+def dataset_contents(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe what a dataset is made from, so that the batch graph notices when it has changed.
+
+    Args:
+        parameters: Parameters of notebook 01: `dataset` says the kind, `root` and `ages` where it lies.
+
+    Returns:
+        For a prepared dataset the SHA-256 of its `dataset.json`, None where there is none yet; for photographs see
+        `source_contents`; for the built-in faces the same of nothing.
+    """
+    root = parameters.get("root", "")
+    if parameters.get("dataset") == "prepared":
+        index = project_path(root) / "dataset.json"
+        return {"index_sha256": _file_sha256(index) if index.is_file() else None}
+    return source_contents(root, parameters.get("ages", ""))
+
+
 def files_of_test_sets(specifications: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, int, int]]]:
     """Describe the files that test sets are read from, so that one that appears or changes is noticed.
 

@@ -24,6 +24,23 @@ MIN_FACE_PIXELS = 16.0
 _MAX_NAMED = 3
 
 
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions:
+    """Which face of a photograph is taken, and how it is aligned.
+
+    Attributes:
+        choose: How one of several faces is chosen, one of `FACE_CHOICES`.
+        min_face_pixels: Least shorter side of a face's box in pixels of the photograph.
+        antialias: Whether large faces are filtered when made smaller (see `align_face`).
+        score_threshold: Least score of a face that a detector finds, between 0 and 1.
+    """
+
+    choose: FaceChoice = "central"
+    min_face_pixels: float = MIN_FACE_PIXELS
+    antialias: bool = False
+    score_threshold: float = 0.5
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AlignedDecode:
     """Decodes photographs into aligned faces, as `pack_collection` wants it; made by `aligned_decode`.

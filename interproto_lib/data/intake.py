@@ -15,7 +15,7 @@ from interproto_lib.data.age_coverage import label_ages
 from interproto_lib.data.card_counts import count_dataset
 from interproto_lib.data.collections import ImageCollection
 from interproto_lib.data.detection import FaceDetector
-from interproto_lib.data.face_decoding import aligned_decode
+from interproto_lib.data.face_decoding import AlignmentOptions, aligned_decode
 from interproto_lib.data.formats.image_files import FITS, Fit, decode_image_bytes, fit_image
 from interproto_lib.data.formats.landmarks import LandmarkFile, read_landmarks
 from interproto_lib.data.intake_report import (
@@ -60,6 +60,7 @@ def prepare_source(
     on_rejected: Literal["error", "drop"] = "error",
     landmarks: str | Path | None = None,
     detector: str | Path | None = None,
+    alignment: AlignmentOptions | None = None,
     follow_links: bool = False,
     n_threads: int = 2,
     progress: Progress | None = None,
@@ -90,6 +91,7 @@ def prepare_source(
         on_rejected: "error" refuses a source with images that cannot be used; "drop" leaves them out.
         landmarks: Align the faces with the five points of this file (see `interproto_lib.data.face_decoding`).
         detector: Align the faces that this ONNX network finds.
+        alignment: Which face is taken and how it is aligned; None takes the defaults.
         follow_links: Follow links that lead out of the source.
         n_threads: How many threads decode, >= 1.
         progress: Called with the number of images done and the number of all.
@@ -114,7 +116,8 @@ def prepare_source(
     _check_arguments(card, place, folder, ages, image_size, fit, landmarks, detector)
     heldout, validation = _shares(card, heldout_share, validation_share)
     # Read before a folder of millions is listed.
-    faces = _face_source(landmarks, detector)
+    options = AlignmentOptions() if alignment is None else alignment
+    faces = _face_source(landmarks, detector, options)
     name = place.resolve().name if dataset == _OWN_IMAGES else dataset
     collection = open_collection(place, name=name, shape=shape, follow_links=follow_links)
     say(f"{collection.place} holds {len(collection):,} images as {collection.shape}: {SHAPES[collection.shape]}.")
@@ -122,7 +125,7 @@ def prepare_source(
     say(coverage)
     split = _split(collection, heldout, validation, seed)
     n_decoded = itertools.count()
-    decode, decoding, alignment_notes = _decoder(collection, image_size, fit, faces)
+    decode, decoding, alignment_notes = _decoder(collection, image_size, fit, faces, options)
 
     def counted(row: int, content: bytes) -> NDArray[np.uint8] | DecodedImage:
         next(n_decoded)
@@ -263,19 +266,34 @@ def _draw(
     return draw_rejected(rejected, lambda position: collection.encoded.read(int(rows[position])))
 
 
-def _face_source(landmarks: str | Path | None, detector: str | Path | None) -> LandmarkFile | FaceDetector | None:
+def _face_source(
+    landmarks: str | Path | None, detector: str | Path | None, options: AlignmentOptions
+) -> LandmarkFile | FaceDetector | None:
     if landmarks is not None:
         return read_landmarks(landmarks)
     # One thread an image: as many images at once as there are threads.
-    return None if detector is None else FaceDetector(detector, n_threads=1)
+    if detector is None:
+        return None
+    return FaceDetector(detector, score_threshold=options.score_threshold, n_threads=1)
 
 
 def _decoder(
-    collection: ImageCollection, image_size: int, fit: Fit, faces: LandmarkFile | FaceDetector | None
+    collection: ImageCollection,
+    image_size: int,
+    fit: Fit,
+    faces: LandmarkFile | FaceDetector | None,
+    options: AlignmentOptions,
 ) -> tuple[Decode, dict[str, Any], tuple[str, ...]]:
     """Give what decodes, all that its pixels depend on beside the images, and what a reader must know of it."""
     if faces is not None:
-        aligned = aligned_decode(faces, image_size=image_size, paths=collection.table["path"])
+        aligned = aligned_decode(
+            faces,
+            image_size=image_size,
+            paths=collection.table["path"],
+            choose=options.choose,
+            min_face_pixels=options.min_face_pixels,
+            antialias=options.antialias,
+        )
         return aligned, {"alignment": aligned.settings}, aligned.notes
 
     def fitted(row: int, content: bytes) -> DecodedImage:

@@ -184,8 +184,12 @@ def take_prepared(folder: str | Path, settings: PreparedSettings) -> FaceDataset
     That it was prepared anew since is noticed by the hash of its `dataset.json`, and refused.
     """
     root = project_path(settings.root)
+    if settings.card:
+        require_dataset(settings.card, root)
     contents = describe_prepared(root, settings.image_size)
-    requested = {**settings.to_dict(), "dataset": "prepared", "image_size": contents["image_size"], _CONTENTS: contents}
+    asked = settings.to_dict()
+    del asked["card"]  # says how to get the dataset, not what it is
+    requested = {**asked, "dataset": "prepared", "image_size": contents["image_size"], _CONTENTS: contents}
     return _prepare_once(
         folder, requested=requested, make=lambda: link_dataset(Path(folder), root, requested=requested)
     )

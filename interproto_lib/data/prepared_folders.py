@@ -26,6 +26,7 @@ class PreparedSettings:
     Attributes:
         root: The folder; `~` is expanded, a relative path starts at the project's root.
         image_size: Height and width its images must have, in pixels; None takes them as they are.
+        card: The card in `data_manifests/` that tells how to obtain and prepare it when it is missing; empty for none.
 
     Raises:
         ConfigError: `root` is empty.
@@ -33,6 +34,7 @@ class PreparedSettings:
 
     root: str
     image_size: int | None = None
+    card: str = ""
 
     def __post_init__(self) -> None:
         if not self.root.strip():

@@ -13,22 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.typing import NDArray
 
+from interproto_lib.data.alignment import TEMPLATE, TEMPLATE_SIZE
 from interproto_lib.data.synthetic.hashing import uniforms
 
 Plane = NDArray[np.float32]
 Window = tuple[slice, slice]
 Colour = NDArray[np.float32] | list[float]
-
-TEMPLATE_SIZE = 112
-TEMPLATE: tuple[tuple[float, float], ...] = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
-"""Where the five landmarks of an aligned 112x112 face lie (x, y): eyes, tip of the nose, corners of the mouth; left and
-right as seen. Source: the alignment of ArcFace, Deng et al., CVPR 2019."""
 
 _TILE = 256
 _TILE_MASK = _TILE - 1
