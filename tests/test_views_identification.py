@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from interproto_lib.analysis.identified_runs import ModelCosts
+from interproto_lib.analysis.paper_costs import counted_costs
+from interproto_lib.analysis.published import PUBLISHED_PARAMETERS, published_table
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.identification import cmc_figure, describe_identification
+from interproto_lib.views.identification_tables import costs_table, describe_costs, describe_published_costs
 
 
 def legend_texts(figure):
@@ -72,3 +76,41 @@ def test_wrong_curves_are_refused():
         cmc_figure({"ArcFace": [100 * FIRST]})
     with pytest.raises(ConfigError, match="end at rank 6: none of the ranks"):
         describe_identification({"ArcFace": [FIRST]}, n_probes=1, n_gallery=3, ranks=(10, 20))
+
+
+PLAIN = ModelCosts(inference_parameters=1000, training_parameters=20, multiply_adds=5000)
+AGED = ModelCosts(inference_parameters=1000, training_parameters=27, multiply_adds=5000, method_parameters=7)
+
+
+def test_parts_of_a_method_that_only_training_needs_are_told_apart():
+    names = {"arcface": "ArcFace", "oe_cnn": "OE-CNN"}
+    said = describe_costs({"arcface": PLAIN, "oe_cnn": AGED}, names)
+    assert "ArcFace needs 1,000 parameters" in said
+    assert "20 further parameters, the prototypes, are only for training" in said
+    assert "27 further parameters, the prototypes (20) and parts of the method (7), are only for training" in said
+    assert "no difference between these methods comes from the size of the network" in said
+    rows = costs_table({"arcface": PLAIN, "oe_cnn": AGED}, names).set_index("method")
+    assert rows["training_only_parameters"].tolist() == [20, 27]
+    assert rows["of_which_method_parts"].tolist() == [0, 7]
+
+
+def test_the_papers_numbers_of_parameters_come_out_of_parts():
+    """By hand: IR-SE-50 43,797,696; prototypes 512 x 10,572; R of DAL two layers 512 to 512."""
+    network, prototypes, linear = 43_797_696, 512 * 10_572, 512 * 512 + 512
+    by_hand = {
+        "OE-CNN": network + prototypes + 2,
+        "DAL": network + prototypes + 4 * linear + (512 * 8 + 8) + 2 * 512,
+        "Inter-Prototype": network,
+    }
+    counted = counted_costs()
+    assert list(counted) == list(published_table(3).rows)
+    for row, total in by_hand.items():
+        assert sum(counted[row].parameters[part] for part in counted[row].counted) == total
+    for row, costs in counted.items():
+        assert costs.counted_millions == published_table(3).cell(row, PUBLISHED_PARAMETERS).mean
+        assert costs.multiply_adds["network"] == pytest.approx(6.30e9, abs=5e6)
+    said = describe_published_costs()
+    assert "which is not the" not in said, "every printed number comes out"
+    assert "MTL 134.05 million (network 47,239,460, parts of the method 25,798,238, generator 54,041,920" in said
+    assert "OE-CNN 43.80 million, DAL 44.32 million, MTL 47.24 million and Inter-Prototype 43.80 million" in said
+    assert "each with 6.30 billion multiply-adds" in said

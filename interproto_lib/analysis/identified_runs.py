@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -69,14 +69,17 @@ class ModelCosts:
     """What a run costs to use, and what only its training needed.
 
     Attributes:
-        inference_parameters: Parameters of the backbone, which embeds images.
-        training_parameters: Parameters that are thrown away after training: the prototypes.
-        multiply_adds: Multiply-adds of the backbone for one image.
+        inference_parameters: Parameters of the network that embeds images: the backbone, with what an age-invariant
+            method adds to it.
+        training_parameters: Parameters that are thrown away after training: the prototypes, and parts of a method.
+        multiply_adds: Multiply-adds of that network for one image.
+        method_parameters: Of `training_parameters`, those of an age-invariant method; the others are the prototypes.
     """
 
     inference_parameters: int
     training_parameters: int
     multiply_adds: int
+    method_parameters: int = 0
 
 
 def identify_methods(
@@ -250,10 +253,12 @@ def model_costs(run: RunFolder) -> ModelCosts:
     with torch.device("meta"):
         backbone = build_recogniser(config, image_size=image_size)
         method = METHODS[config.age_method](config, backbone) if config.age_method != "none" else None
+    of_method = count_parameters(method) if method else 0
     return ModelCosts(
         inference_parameters=count_parameters(backbone),
-        training_parameters=len(run.classes) * config.embedding_dim + (count_parameters(method) if method else 0),
+        training_parameters=len(run.classes) * config.embedding_dim + of_method,
         multiply_adds=count_multiply_adds(backbone, image_size),
+        method_parameters=of_method,
     )
 
 
@@ -270,7 +275,7 @@ def cost_results(costs: Mapping[str, ModelCosts], methods: Mapping[str, Sequence
     return [
         Result(
             name=f"{name.replace('_', ' ')}/{method}",
-            value=float(count),
+            value=float(getattr(of_method, name)),
             unit="multiply-adds" if name == "multiply_adds" else "parameters",
             n=1,
             n_of="networks",
@@ -278,7 +283,7 @@ def cost_results(costs: Mapping[str, ModelCosts], methods: Mapping[str, Sequence
             protocol="an image of the size trained with",
         )
         for method, of_method in costs.items()
-        for name, count in asdict(of_method).items()
+        for name in ("inference_parameters", "training_parameters", "multiply_adds")
     ]
 
 

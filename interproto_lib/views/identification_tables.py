@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from interproto_lib.analysis.identified_runs import IdentifiedRun, ModelCosts
-from interproto_lib.analysis.published import MULTIPLY_ADDS, published_table
+from interproto_lib.analysis.paper_costs import NETWORK, PAPER_IDENTITIES, PAPER_IMAGE_SIZE, counted_costs
+from interproto_lib.analysis.published import MTL, MULTIPLY_ADDS, PUBLISHED_PARAMETERS, published_table
 from interproto_lib.config import EvaluationConfig
 from interproto_lib.data.identification_tests import ANY_AGE, IdentificationTest, IdentificationTests
 from interproto_lib.views.paper_tables import INFERENCE_PARAMETERS, MEASURED_COLUMNS, TRAINING_PARAMETERS
@@ -255,13 +256,15 @@ def costs_table(costs: Mapping[str, ModelCosts], names: Mapping[str, str]) -> pd
         names: Method -> its name for people.
 
     Returns:
-        One row a method: `method`, `inference_parameters`, `training_only_parameters`, `multiply_adds`, as counts.
+        One row a method: `method`, `inference_parameters`, `training_only_parameters`, `of_which_method_parts` (the
+        others are the prototypes), `multiply_adds`, as counts.
     """
     rows = [
-        (names[method], of.inference_parameters, of.training_parameters, of.multiply_adds)
+        (names[method], of.inference_parameters, of.training_parameters, of.method_parameters, of.multiply_adds)
         for method, of in costs.items()
     ]
-    return pd.DataFrame(rows, columns=["method", "inference_parameters", "training_only_parameters", "multiply_adds"])
+    training_only = ["training_only_parameters", "of_which_method_parts"]
+    return pd.DataFrame(rows, columns=["method", "inference_parameters", *training_only, "multiply_adds"])
 
 
 def describe_costs(costs: Mapping[str, ModelCosts], names: Mapping[str, str]) -> str:
@@ -280,22 +283,22 @@ def describe_costs(costs: Mapping[str, ModelCosts], names: Mapping[str, str]) ->
     sentences = [
         f"{listed(methods)} {'needs' if len(methods) == 1 else 'each need'} {of.inference_parameters:,} parameters "
         f"and {of.multiply_adds:,} multiply-adds to embed an image; {of.training_parameters:,} further parameters, "
-        "the prototypes, are only for training."
+        f"{_training_parts(of)}, are only for training."
         for of, methods in groups.items()
     ]
-    if len(costs) > 1 and len(groups) == 1:
+    if len(costs) > 1 and len({(of.inference_parameters, of.multiply_adds) for of in groups}) == 1:
         sentences.append("So no difference between these methods comes from the size of the network.")
     return " ".join(sentences)
 
 
 def describe_published_identification(columns: Sequence[str]) -> str:
-    """Say how far our identification rates compare with those of the paper's Table 3.
+    """Say how far our numbers compare with those of the paper's Table 3: the rates, and the numbers of parameters.
 
     Args:
         columns: Names of our identification sets.
 
     Returns:
-        A few sentences.
+        Two paragraphs; the second is counted from our networks at the paper's size.
     """
     printed = published_table(IDENTIFICATION_TABLE).columns
     shared = [column for column in columns if column in printed]
@@ -311,7 +314,40 @@ def describe_published_identification(columns: Sequence[str]) -> str:
         sentences.append(f"{listed(own)} {be} of ours that the paper does not have.")
     if not columns:
         sentences.append("Here there is no number of ours but the costs.")
-    return " ".join(sentences)
+    return f"{' '.join(sentences)}\n\n{describe_published_costs()}"
+
+
+def describe_published_costs() -> str:
+    """Say which parts of each method the paper's numbers of parameters hold, and what embedding an image takes.
+
+    Returns:
+        The sentences, counted from our networks at the paper's size.
+    """
+    table, counted = published_table(IDENTIFICATION_TABLE), counted_costs()
+    told = []
+    for row, costs in counted.items():
+        printed = table.cell(row, PUBLISHED_PARAMETERS).mean
+        parts = listed([f"{part} {costs.parameters[part]:,}" for part in costs.counted])
+        agrees = "" if printed == costs.counted_millions else f", which is not the {costs.counted_millions:.2f} counted"
+        told.append(f"{row} {printed:.2f} million ({parts}{agrees})")
+    in_use = [f"{row} {costs.parameters[NETWORK] / 1e6:.2f} million" for row, costs in counted.items()]
+    multiply_adds = [f"{costs.multiply_adds[NETWORK] / 1e9:.2f}" for costs in counted.values()]
+    each = " to ".join(sorted({min(multiply_adds), max(multiply_adds)}))
+    mtl = [f"{part} {count / 1e9:.2f}" for part, count in counted[MTL].multiply_adds.items()]
+    return (
+        f"The paper's numbers of parameters hold different parts, as counting ours at its size shows (IR-SE-50, "
+        f"{PAPER_IMAGE_SIZE} x {PAPER_IMAGE_SIZE}, {PAPER_IDENTITIES:,} identities; cut after two decimals): "
+        f"{'; '.join(told)}. To embed an image the networks need {listed(in_use)}, each with {each} billion "
+        f"multiply-adds. The {table.cell(MTL, MULTIPLY_ADDS).mean:.2f} billion printed for MTL must hold networks that "
+        f"are for training only, too (ours in billions: {listed(mtl)}); which, the paper does not say."
+    )
+
+
+def _training_parts(costs: ModelCosts) -> str:
+    if costs.method_parameters == 0:
+        return "the prototypes"
+    n_prototypes = costs.training_parameters - costs.method_parameters
+    return f"the prototypes ({n_prototypes:,}) and parts of the method ({costs.method_parameters:,})"
 
 
 def _ages(years: pd.Series) -> str:
