@@ -110,6 +110,14 @@ def parser() -> argparse.ArgumentParser:
     imported.add_argument("--head", type=Path, metavar="FILE", help="its prototypes, one row an identity")
     imported.add_argument("--kind", default="auto", help="where the file comes from (default: by its keys)")
     imported.add_argument("--channel-order", choices=("rgb", "bgr"), help="channels it takes (default: by its kind)")
+    imported.add_argument("--head-order", choices=("auto", "number", "text"), default="auto", help="of its rows")
+    imported.add_argument("--min-child-images", type=_positive, default=5, help="make a child identity (default: 5)")
+    imported.add_argument("--child-below-years", type=float, default=13.0, help="age of a child (default: 13)")
+    imported.add_argument("--unlabelled-as-years", type=float, help="age of images without one (default: none)")
+    imported.add_argument(
+        "--trained-with", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], help="a setting known of it"
+    )
+    imported.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     _add_runs_dir(imported)
     imported.set_defaults(action=_import_checkpoint)
 
@@ -331,6 +339,8 @@ def _say(text: str) -> None:
 
 
 def _import_checkpoint(options: argparse.Namespace) -> None:
+    import yaml
+
     from interproto_lib.data import load_dataset
     from interproto_lib.progress import count_progress
     from interproto_lib.runs import experiment_folder
@@ -348,6 +358,12 @@ def _import_checkpoint(options: argparse.Namespace) -> None:
         head=options.head,
         kind=options.kind,
         channel_order=options.channel_order,
+        head_order=options.head_order,
+        min_child_images=options.min_child_images,
+        child_below_years=options.child_below_years,
+        unlabelled_as_years=options.unlabelled_as_years,
+        trained_with={name: yaml.safe_load(value) for name, value in options.trained_with},
+        device=options.device,
         progress=count_progress,
     )
     record = run.imported or {}

@@ -39,7 +39,7 @@ from interproto_lib.models.export import export_safetensors, is_own_file, open_b
 from interproto_lib.models.foreign import load_foreign
 from interproto_lib.runs import RunFolder, environment, run_folder, write_results, write_table
 from interproto_lib.training.imported_head import LOWEST_AGREEMENT, HeadOrder, arranged, order_of_head, read_head
-from interproto_lib.training.loop import LOCK_WAIT_SECONDS, _check_same, _describe
+from interproto_lib.training.loop import LOCK_WAIT_SECONDS, dataset_record, require_same_run
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -168,7 +168,7 @@ def import_run(
         "known_settings": sorted(known),
         "training_data": UNKNOWN_TRAINING,
     }
-    identity = {"train": config.to_dict(), "dataset": _describe(dataset, classes), "imported": imported}
+    identity = {"train": config.to_dict(), "dataset": dataset_record(dataset, classes), "imported": imported}
     busy = f"Another process works in {run.path}. Wait for it, or import under another name."
     with file_lock(run.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
         _check_folder(run, identity)
@@ -277,7 +277,7 @@ def _check_folder(run: RunFolder, identity: dict[str, Any]) -> None:
             f"{run.path} holds another import: {name} was {there.get(name)!r}, now {wanted[name]!r}. Import under "
             "another name, or remove the folder."
         )
-    _check_same(run, {part: identity[part] for part in ("train", "dataset")})
+    require_same_run(run, {part: identity[part] for part in ("train", "dataset")})
 
 
 def _unit_means(embeddings: Embeddings, dataset: FaceDataset, classes: pd.DataFrame) -> NDArray[np.float32]:

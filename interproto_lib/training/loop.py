@@ -75,11 +75,11 @@ def train(
         raise DatasetError(f"Dataset {dataset.name!r} has {len(classes)} training identities; training needs two.")
     if config.age_method != "none":
         METHODS[config.age_method].check(config, _known_ages(dataset, dataset.rows("train"), config))
-    identity = {"train": config.to_dict(), "dataset": _describe(dataset, classes)}
+    identity = {"train": config.to_dict(), "dataset": dataset_record(dataset, classes)}
     busy = f"Another process is training in {run.path}. Wait for it, or use another run name."
     with file_lock(run.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
         if (run.path / "config.json").is_file():
-            _check_same(run, identity)
+            require_same_run(run, identity)
         if run.is_finished:
             return run
         device = resolve_device(config.device)
@@ -288,7 +288,13 @@ def _known_ages(dataset: FaceDataset, rows: np.ndarray, config: TrainConfig) -> 
     return ages if config.unlabelled_as_years is None else np.where(np.isnan(ages), config.unlabelled_as_years, ages)
 
 
-def _describe(dataset: FaceDataset, classes: pd.DataFrame) -> dict[str, object]:
+def dataset_record(dataset: FaceDataset, classes: pd.DataFrame) -> dict[str, object]:
+    """Describe the dataset of a run, as `config.json` holds it: name, sizes, settings and hashes.
+
+    Args:
+        dataset: The dataset.
+        classes: Its classes, as `class_table` gives them.
+    """
     columns = ["path", "identity", "age_years", "split"]
     return {
         "name": dataset.name,
@@ -301,7 +307,16 @@ def _describe(dataset: FaceDataset, classes: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def _check_same(run: RunFolder, identity: dict[str, dict[str, object]]) -> None:
+def require_same_run(run: RunFolder, identity: dict[str, dict[str, object]]) -> None:
+    """Refuse to go on in a folder that holds a run with other settings or of another dataset.
+
+    Args:
+        run: The run that is there.
+        identity: The settings under `train` and the dataset's record under `dataset`, as wanted now.
+
+    Raises:
+        RunError: They differ; the message names the first difference.
+    """
     there = {"train": run.config.to_dict(), "dataset": run.dataset_info}
     for part, wanted in identity.items():
         found = there[part]

@@ -64,6 +64,7 @@ from interproto_lib.views.identification_tables import (
     identification_rates_table,
     identification_tests_table,
 )
+from interproto_lib.views.imported_runs import describe_imported
 from interproto_lib.views.paper_tables import PaperTable, paper_table
 from interproto_lib.views.projection import PROJECTION_NAMES, describe_projections, describe_purity, projection_figure
 from interproto_lib.views.rejects import rejects_figure, rejects_to_show, write_rejects_sheet
@@ -131,6 +132,7 @@ __all__ = [
     "describe_identification_rates",
     "describe_identification_rules",
     "describe_identification_tests",
+    "describe_imported",
     "describe_in_short",
     "describe_judged_epochs",
     "describe_layout",
