@@ -123,7 +123,7 @@ class _Trainer:
         self.device = device
         self.recorded_as = replace(run.config, wandb=False)  # MetricsLog reads it for Weights & Biases alone
         self.draws = SynthesisDraws(dataset, config, device)
-        self.encoder = encoder.to(device, memory_format=torch.channels_last)
+        self.encoder = encoder.to(device).to(memory_format=torch.channels_last)
         n_groups = config.n_groups
         channels, side = encoder.shapes().age.shape[1:3]
         self.generator = build_generator(encoder, config).to(device)
