@@ -66,7 +66,7 @@ class FaceEncoder(nn.Module):
         if not isinstance(recogniser, AttentiveBackbone):
             raise ConfigError(
                 f"{type(recogniser).__name__} does not separate its feature map into identity and age, so faces "
-                "cannot be aged with it. Train with age_method='mtlface'."
+                "cannot be aged with it. Run notebooks/02_train.ipynb with age_method='mtlface' first."
             )
         self.recogniser = recogniser.eval().requires_grad_(requires_grad=False)
         self.image_size = recogniser.image_size

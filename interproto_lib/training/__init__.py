@@ -4,5 +4,6 @@ from interproto_lib.training.imported import import_run
 from interproto_lib.training.loop import train
 from interproto_lib.training.recognizer import Recognizer
 from interproto_lib.training.schedule import learning_rate_at
+from interproto_lib.training.synthesis import train_synthesis
 
-__all__ = ["Recognizer", "import_run", "learning_rate_at", "train"]
+__all__ = ["Recognizer", "import_run", "learning_rate_at", "train", "train_synthesis"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,6 +137,25 @@ def age_moved_figure(evaluation: SynthesisEvaluation) -> LabelledFigure:
         axes.yaxis.grid(visible=True)
         figure.legend(loc="outside upper center", ncols=2)
     return figure
+
+
+def describe_synthesis(summary: Mapping[str, Any]) -> str:
+    """Say what a training of face age synthesis learned from and how it ended.
+
+    Args:
+        summary: `SynthesisFolder.summary`.
+
+    Returns:
+        Three sentences.
+    """
+    of_groups = summary["images_of_groups"]
+    fewest = min(of_groups, key=of_groups.__getitem__)
+    return (
+        f"{summary['steps']:,} steps after those of the estimators; all together took {summary['seconds']:,.0f} s. "
+        f"{summary['n_images']:,} training images have a known age; the smallest age group is {fewest} with "
+        f"{of_groups[fewest]:,}. At the end the head that the generator learns from sees the age group asked for in "
+        f"{summary['age_accuracy']:.0%} of the made faces; how old they look to a judge it never saw is told below."
+    )
 
 
 def describe_identity_kept(evaluation: SynthesisEvaluation) -> str:
