@@ -49,7 +49,8 @@ ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-1]
 """The notebooks that read finished runs, each on its own."""
 
 LIKE = "like"
-"""Key of an ablation's settings that names the method whose other settings it has."""
+"""Key of an ablation's settings that names the method whose other settings it has; at the top of a preset, key of the
+preset whose other parameters it has."""
 
 _COMPARING_NOTEBOOKS = (*ANALYSIS_NOTEBOOKS, STORY_NOTEBOOK)
 _JUDGING_NOTEBOOKS = (VERIFICATION_NOTEBOOK, "06_identification")
@@ -57,7 +58,7 @@ _TEST_SETS = ("test_sets", "on_missing")
 _EVALUATION_SETTINGS = tuple(field.name for field in dataclasses.fields(EvaluationConfig))
 _SET_BY_THE_GRAPH = ("experiment", "runs_dir")
 _SET_FOR_EACH_TRAINING = (*_SET_BY_THE_GRAPH, "run", "seed")
-_TOP_LEVEL = ("description", "experiment", "methods", "seeds", *NOTEBOOK_SECTIONS.values())
+_TOP_LEVEL = ("description", "experiment", LIKE, "methods", "seeds", *NOTEBOOK_SECTIONS.values())
 _EXPONENT_AS_TEXT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)[eE][+-]?\d+")
 
 
@@ -178,6 +179,9 @@ def list_presets(folder: str | Path = PRESETS_DIR) -> list[str]:
 def read_preset(path_or_name: str | Path) -> Preset:
     """Read a preset and check its sections and numbers, and the training settings of every method.
 
+    A preset with a line `like: <other>` has the sections, methods and seeds of the other one, a name or a path beside
+    it, except for the parameters and the methods that it sets itself; its experiment is its own.
+
     Args:
         path_or_name: Name of a preset of the project, as in `demo`, or the path of a YAML file.
 
@@ -193,34 +197,9 @@ def read_preset(path_or_name: str | Path) -> Preset:
         >>> read_preset("tiny").experiment
         'tiny'
     """
-    path = Path(path_or_name)
-    if path.suffix not in (".yaml", ".yml"):
-        if path.name != str(path_or_name):
-            raise ConfigError(f"Preset {str(path_or_name)!r}: a path must end in .yaml")
-        path = PRESETS_DIR / f"{path_or_name}.yaml"
-        if not PRESETS_DIR.is_dir():
-            raise ConfigError(
-                f"The project's presets are not at {PRESETS_DIR}: the library is not run from a checkout of its "
-                "repository. Install it from one with `pip install -e .`, or give your own preset as a path that ends "
-                "in .yaml."
-            )
-        if not path.is_file():
-            known = list_presets()
-            raise ConfigError(
-                f"Unknown preset {str(path_or_name)!r}{_close(str(path_or_name), known)} "
-                f"Known presets: {', '.join(known)}. Your own preset is given as a path that ends in .yaml."
-            )
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"There is no preset file {path}. Known presets by name: {', '.join(list_presets())}."
-        ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"Preset {path} cannot be read: {error}") from error
+    path = _preset_file(path_or_name)
     where = f"Preset {path}"
-    content = _mapping(content, where)
-    _known_keys(content, _TOP_LEVEL, where)
+    content = _content(path)
     for key in ("experiment", "methods", "seeds"):
         if not content.get(key):
             raise ConfigError(f"{where}: {key!r} is missing or empty")
@@ -263,6 +242,55 @@ def read_preset(path_or_name: str | Path) -> Preset:
         ablation_methods=ablation_methods,
         ablation_seeds=_seeds(sweeping["seeds"], f"{where}: ablations.seeds") if "seeds" in sweeping else seeds,
     )
+
+
+def _preset_file(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if path.name != str(path_or_name):
+        raise ConfigError(f"Preset {str(path_or_name)!r}: a path must end in .yaml")
+    path = PRESETS_DIR / f"{path_or_name}.yaml"
+    if not PRESETS_DIR.is_dir():
+        raise ConfigError(
+            f"The project's presets are not at {PRESETS_DIR}: the library is not run from a checkout of its "
+            "repository. Install it from one with `pip install -e .`, or give your own preset as a path that ends "
+            "in .yaml."
+        )
+    if not path.is_file():
+        known = list_presets()
+        raise ConfigError(
+            f"Unknown preset {str(path_or_name)!r}{_close(str(path_or_name), known)} "
+            f"Known presets: {', '.join(known)}. Your own preset is given as a path that ends in .yaml."
+        )
+    return path
+
+
+def _content(path: Path, liked_by: Sequence[Path] = ()) -> dict[str, Any]:
+    """Read a file, and where it is like another preset, what it does not say from there."""
+    where = f"Preset {path}"
+    try:
+        read = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"There is no preset file {path}. Known presets by name: {', '.join(list_presets())}."
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"Preset {path} cannot be read: {error}") from error
+    content = _mapping(read, where)
+    _known_keys(content, _TOP_LEVEL, where)
+    if LIKE not in content:
+        return content
+    others = [*liked_by, path.resolve()]
+    model = path.parent / _preset_file(str(content.pop(LIKE)))  # a path starts at the file that names it
+    if model.resolve() in others:
+        raise ConfigError(f"{where}: {LIKE}: leads back to {model}")
+    base = {key: value for key, value in _content(model, others).items() if key not in ("description", "experiment")}
+    merged = {
+        key: {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+        for key, value in content.items()
+    }
+    return {**base, **merged}
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -15,6 +15,7 @@ from toy import toy_dataset
 
 from interproto_lib import presets
 from interproto_lib.analysis import published_table
+from interproto_lib.analysis.published import paper_row
 from interproto_lib.config import TrainConfig
 from interproto_lib.data import evaluation_sets
 from interproto_lib.deciding_settings import deciding_settings
@@ -228,7 +229,14 @@ def test_photographs_are_compared_as_published():
 
 
 @pytest.mark.parametrize(
-    ("name", "card"), [("paper", "casia_webface"), ("official", "casia_webface"), ("att_faces",) * 2]
+    ("name", "card"),
+    [
+        ("paper", "casia_webface"),
+        ("official", "casia_webface"),
+        ("methods_casia", "casia_webface"),
+        ("methods_ms1mv2", "ms1mv2"),
+        ("att_faces", "att_faces"),
+    ],
 )
 def test_presets_of_published_photographs_name_their_card(name: str, card: str):
     assert read_preset(name).sections["dataset"]["card"] == card
@@ -294,7 +302,7 @@ def test_rules_and_test_sets_are_said_once_and_handed_on(tmp_path: Path):
     assert not {*rules, *test_sets} & preset.parameters("03_similarity").keys()
 
 
-@pytest.mark.parametrize("name", ["paper", "official"])
+@pytest.mark.parametrize("name", ["paper", "official", "methods_casia", "methods_ms1mv2"])
 def test_published_presets_name_the_test_sets_of_tables_1_2_and_4_and_say_which_are_missing(name: str):
     verification = read_preset(name).sections["verification"]
     named = verification["test_sets"]
@@ -302,3 +310,144 @@ def test_published_presets_name_the_test_sets_of_tables_1_2_and_4_and_say_which_
     sets = evaluation_sets(toy_dataset(n_heldout=0), named, on_missing=verification["on_missing"])
     assert set(sets.missing) == set(named), "nobody has these files here, and none is left out in silence"
     assert sets.tests == {}
+
+
+# --- the comparison of all methods ----------------------------------------------------------------
+
+OF_A_METHOD = {
+    *("margin_loss", "scale", "margin", "mv_hard_weight", "mv_adaptive", "mv_easy_margin", "broadface_queue"),
+    *("sphereface_lambda_decay", "inter_prototype", "age_method", "age_weight", "dal_weight", "dal_opponent_steps"),
+    *("dal_steps", "mtl_reversed_weight", "adaface_concentration", "adaface_ema", "curricular_momentum"),
+    *("sphereface_lambda_start", "sphereface_lambda_min", "dal_measure", "ip_reduction", "ip_weight"),
+    *("min_child_images", "child_below_years", "unlabelled_as_years"),
+}
+# Scale and margin as published, by method.
+PUBLISHED_MARGINS = {
+    **dict.fromkeys(("arcface", "interproto", "curricularface", "broadface"), (64.0, 0.5)),
+    **dict.fromkeys(("cosface", "oe-cnn", "ae-cnn", "dal", "mtlface"), (64.0, 0.35)),
+    "mv-am": (32.0, 0.5),
+    "adaface": (64.0, 0.4),
+    "sphereface": (1.0, 4.0),
+}
+
+
+def configs_of(name: str) -> dict[str, TrainConfig]:
+    preset = read_preset(name)
+    of_training = preset.sections["train"]
+    return {
+        method: TrainConfig.from_dict(
+            {k: v for k, v in {**of_training, **settings}.items() if k in TrainConfig.__dataclass_fields__}
+        )
+        for method, settings in {**preset.methods, **preset.ablation_methods}.items()
+    }
+
+
+@pytest.mark.parametrize("name", ["methods", "methods_casia", "methods_ms1mv2"])
+def test_the_comparison_has_every_method_three_times(name: str):
+    preset, configs = read_preset(name), configs_of(name)
+    assert set(preset.methods) == set(PUBLISHED_MARGINS)
+    assert next(iter(preset.methods)) == "arcface"
+    assert len(preset.seeds) == len(preset.ablation_seeds) == 3
+    rows = [paper_row(configs[method]) for method in preset.methods]
+    assert {row for row in rows if row is not None} == set(published_table(1).rows)
+    assert sorted(m for m, row in zip(preset.methods, rows, strict=True) if row is None) == [
+        *("adaface", "ae-cnn", "sphereface")
+    ]
+    assert [paper_row(configs[method]) for method in preset.sweeps["margin_loss"]] == [
+        *("ArcFace", "Inter-Prototype", "CosFace", "Inter-Prototype + CosFace")
+    ]
+    heads = [(configs[method].margin_loss, configs[method].inter_prototype) for method in preset.sweeps["other_heads"]]
+    others = ("curricularface", "mv_am", "broadface", "sphereface", "adaface")
+    assert heads == [(head, scope) for head in others for scope in ("none", "child")]
+
+
+@pytest.mark.parametrize("name", ["methods", "methods_casia", "methods_ms1mv2"])
+def test_the_schedule_is_equal(name: str):
+    settings = {method: config.to_dict() for method, config in configs_of(name).items()}
+    differing = {key for key in settings["arcface"] if len({str(of[key]) for of in settings.values()}) > 1}
+    own_backbone = {"backbone", "dropout"} if name != "methods" else set()
+    assert differing <= OF_A_METHOD | own_backbone
+    ordinary = {m: of for m, of in settings.items() if m != "mtlface"}
+    assert {of["backbone"] for of in ordinary.values()} == {"small" if name == "methods" else "ir_se50"}
+    with_loss = [of for of in settings.values() if of["inter_prototype"] == "child"]
+    assert {(of["ip_reduction"], of["ip_weight"]) for of in with_loss} == {("mean", 1.0)}
+
+
+@pytest.mark.parametrize("name", ["methods_casia", "methods_ms1mv2"])
+def test_at_the_papers_size_the_settings_are_the_published_ones(name: str):
+    configs = configs_of(name)
+    assert {m: (configs[m].scale, configs[m].margin) for m in PUBLISHED_MARGINS} == PUBLISHED_MARGINS
+    mv, broad, dal, mtl = (configs[m] for m in ("mv-am", "broadface", "dal", "mtlface"))
+    assert (mv.mv_hard_weight, mv.mv_adaptive, mv.mv_easy_margin, broad.broadface_queue) == (0.2, True, False, 32_000)
+    assert (dal.age_weight, dal.dal_weight, dal.dal_opponent_steps, dal.dal_steps) == (0.1, 0.1, 20, 50)
+    assert (mtl.backbone, mtl.dropout, mtl.age_weight, mtl.mtl_reversed_weight) == ("mtlface_ir50", 0.5, 0.001, 0.002)
+    assert configs["oe-cnn"].age_weight == 0.001
+    official = TrainConfig.preset("official" if name == "methods_casia" else "official_ms1mv2").to_dict()
+    allowed = {"unlabelled_as_years", "keep_every_epoch", "seed"}
+    ours = configs["interproto"].to_dict()
+    assert {key for key in official if official[key] != ours[key]} <= allowed
+
+
+def test_on_drawn_faces_scales_and_margins_keep_the_published_ratio():
+    for method, config in configs_of("methods").items():
+        scale, margin = PUBLISHED_MARGINS[method.removesuffix("-interproto")]
+        if config.margin_loss == "sphereface":
+            assert (config.scale, config.margin) == (scale, margin)
+        else:
+            assert (config.scale, config.margin) == (scale / 2, round(0.6 * margin, 1))
+    queue = configs_of("methods")["broadface"].broadface_queue
+    assert queue / (400 * 12) == pytest.approx(32_000 / 490_623, rel=0.03)
+
+
+def test_the_preset_of_ms1mv2_differs_in_data_and_epochs_alone():
+    casia, ms1m = read_preset("methods_casia"), read_preset("methods_ms1mv2")
+    assert (ms1m.methods, ms1m.sweeps, ms1m.seeds) == (casia.methods, casia.sweeps, casia.seeds)
+    assert ms1m.experiment == "methods_ms1mv2"
+    differing = {
+        (section, key) for section, of in casia.sections.items() for key in of if of[key] != ms1m.sections[section][key]
+    }
+    assert differing == {("dataset", "root"), ("dataset", "card"), ("train", "epochs"), ("train", "milestones")}
+
+
+# --- a preset that is like another ----------------------------------------------------------------
+
+
+def write(path: Path, **content: object) -> Path:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_a_preset_is_like_another_but_for_what_it_says(tmp_path: Path):
+    base = write_preset(tmp_path, seeds=[0, 1], similarity={"n_sampled": 3}, description="of the other")
+    mine = write(
+        tmp_path / "other.yaml",
+        like=base.name,
+        experiment="own",
+        train={"batch_size": 8},
+        methods={"interproto": {"inter_prototype": "all"}},
+    )
+    preset = read_preset(mine)
+    assert (preset.experiment, preset.seeds, preset.description) == ("own", (0, 1), "")
+    assert preset.sections["train"] == {"epochs": 3, "batch_size": 8}
+    assert preset.sections["similarity"] == {"n_sampled": 3}
+    assert preset.methods == {"arcface": {"inter_prototype": "none"}, "interproto": {"inter_prototype": "all"}}
+    again = read_preset(write(tmp_path / "third.yaml", like="other.yaml", experiment="third", seeds=[7]))
+    assert (again.seeds, again.sections["train"]) == ((7,), preset.sections["train"])
+    assert read_preset(write(tmp_path / "by_name.yaml", like="tiny", experiment="mine")).seeds == (0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"like": "mine.yaml"}, "'experiment' is missing"),
+        ({"like": "loop.yaml", "experiment": "a"}, "like: leads back to"),
+        ({"like": "no_such.yaml", "experiment": "a"}, "There is no preset file"),
+        ({"like": "tyni", "experiment": "a"}, "Unknown preset 'tyni'"),
+        ({"like": "mine.yaml", "experiment": "a", "train": {"epocs": 3}}, "did you mean 'epochs'"),
+        ({"like": "mine.yaml", "experiment": "a", "trian": {}}, "unknown section 'trian'"),
+    ],
+)
+def test_likeness_that_cannot_be_is_refused(tmp_path: Path, content: dict[str, object], message: str):
+    write_preset(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_preset(write(tmp_path / "loop.yaml", **content))
