@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,7 +109,8 @@ def pack_images(
 
     The caller holds the lock of the folder (`packing_lock`). Each block of some megabytes is on the disk before the
     journal says so; when the same request is made again, whatever stopped the last one, it goes on after the last such
-    block, and what is written is the same.
+    block, and what is written is the same. After a packing that was refused, the rejected images are tried once more:
+    where one can be decoded now, everything begins anew.
 
     Args:
         collection: The images (n).
@@ -133,6 +134,8 @@ def pack_images(
     with _writing(place):
         place.mkdir(parents=True, exist_ok=True)
         state = _begin_or_go_on(journal, place, collection, request)
+        if state.refused and _is_any_readable(collection, state.rejected, image_size, decode):
+            state = journal.begin(request)
     if state.images_sha256 is None:
         _check_space(place, n_bytes=(len(collection) - state.n_done) * image_size * image_size * 3)
         with _opened_images(place, image_size, len(collection), state.n_kept) as images:
@@ -297,6 +300,14 @@ def _decoded_blocks(
             yield block
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _is_any_readable(
+    collection: ImageCollection, rejected: Sequence[RejectedRow], image_size: int, decode: Decode
+) -> bool:
+    """Whether a rejected image can be decoded now: permissions and mounts change without a trace in the listing."""
+    place = np.empty((1, image_size, image_size, 3), dtype=np.uint8)
+    return any(not _decode_rows(collection.encoded, decode, image.row, place).rejected for image in rejected)
 
 
 def _decode_rows(encoded: EncodedImages, decode: Decode, first_row: int, pixels: NDArray[np.uint8]) -> _Outcome:

@@ -93,7 +93,7 @@ def pack_collection(
         settings: How the dataset is made, all that `decode` depends on included; anything JSON can hold. It may not
             have the keys that are added: `dropped`, `rejected_counts`, `original_sizes` and `packing`.
         on_rejected: "error" tries all images, then names those that `decode` rejects; called again with "drop" it goes
-            on from there, without reading an image again. "drop" leaves them out and lists them with their reasons in
+            on from there and reads no other image again. "drop" leaves them out and lists them with their reasons in
             `settings["dropped"]`, counted by kind in `settings["rejected_counts"]`.
         n_threads: How many threads read and decode, >= 1; the result does not depend on it.
         progress: Called with the number of images done and the number of all; it starts where an earlier one stopped.
