@@ -14,7 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from interproto_lib.data import FolderSource, pair_list_set, read_test_set, verification_bin_set
+from interproto_lib.data import (
+    FolderSource,
+    load_dataset,
+    pair_list_set,
+    prepare_source,
+    read_test_set,
+    verification_bin_set,
+)
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError, ManifestError
 from tests.conftest import REPO
 
@@ -68,6 +75,32 @@ def test_the_last_folder_may_have_another_name(agedb: tuple[Path, Path]):
     (root / START).rename(root / "faces")
     found = pair_list_set("x", pairs, root / "faces", names="agedb", image_size=16)
     np.testing.assert_array_equal(found.source.read([f"{START}/{NAMES[3]}"])[0], pixels(3))
+
+
+def test_images_of_a_prepared_dataset(agedb: tuple[Path, Path], tmp_path: Path):
+    """What `interproto prepare` made of the photographs serves the official list, in the order of the list."""
+    pairs, root = agedb
+    prepared = tmp_path / "prepared"
+    prepare_source("agedb", root / START, prepared, image_size=16)
+    from_folder = pair_list_set("x", pairs, root, names="agedb", image_size=16)
+    found = pair_list_set("x", pairs, prepared, names="agedb", image_size=16)
+    assert found.sha256 == from_folder.sha256
+    paths = found.images["path"].tolist()[::-1]
+    np.testing.assert_array_equal(found.source.read(paths), from_folder.source.read(paths))
+    assert found.source.state(paths) == load_dataset(prepared).images_sha256
+    assert (
+        read_test_set("x", {"pairs": str(pairs), "images": str(prepared), "names": "agedb"}, image_size=16).source.key
+        == found.source.key
+    )
+    with pytest.raises(DatasetError, match="prepared at 16 x 16 pixels, needed are 112 x 112"):
+        pair_list_set("x", pairs, prepared, names="agedb")
+    with pytest.raises(DatasetError, match=r"has no image 'nobody\.jpg'"):
+        found.source.read(["nobody.jpg"])
+    pairs.write_text(
+        f"1 {START}/Ann/1_Ann_5.jpg {START}/Ann/2_Ann_41.jpg\n0 {START}/Ann/1_Ann_5.jpg {START}/Zoé/4_Zoé_33.jpg\n"
+    )
+    with pytest.raises(DatasetError, match=r"1 of the 3 images .* not in .*prepared.*\n.*nearest: Ann/2_Ann_40\.jpg"):
+        pair_list_set("x", pairs, prepared, names="agedb", image_size=16)
 
 
 def test_sets_of_one_folder_share_their_images(agedb: tuple[Path, Path], tmp_path: Path):

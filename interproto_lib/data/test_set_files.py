@@ -19,6 +19,7 @@ from interproto_lib.data.formats.image_names import NAME_LAYOUTS, describe_image
 from interproto_lib.data.formats.pair_lists import IncompletePairs, PairLayout, RepeatedPairs, read_pairs
 from interproto_lib.data.formats.verification_bin import decode_image, image_problem, read_verification_bin
 from interproto_lib.data.image_folders import FolderSource, ImageFolder
+from interproto_lib.data.prepared_images import PreparedImages, PreparedSource, is_prepared
 from interproto_lib.data.registry import list_cards, require_dataset
 from interproto_lib.data.test_sets import VerificationSet
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError
@@ -81,7 +82,7 @@ def pair_list_set(
     Args:
         name: What to call the test set.
         pairs: The list (see `interproto_lib.data.formats.read_pairs`).
-        images: The folder of the images.
+        images: The folder of the images, or a dataset folder that `interproto prepare` made of them.
         names: How the images are named, for their identities and ages: a key of `NAME_LAYOUTS`.
         layout: Layout of the list, or "auto".
         image_size: Height and width of the images, in pixels.
@@ -98,7 +99,7 @@ def pair_list_set(
         ManifestError: The list is malformed.
         DatasetNotFoundError: There is no such folder.
         DatasetError: Images are not there: all are named, each with the nearest name that is. Or their names are not
-            of the layout `names`.
+            of the layout `names`, or a dataset folder holds images of another size.
     """
     if fit not in FITS:
         raise ConfigError(f"fit is {fit!r}, expected one of: {', '.join(FITS)}.")
@@ -112,7 +113,7 @@ def pair_list_set(
     places, paths = pd.factorize(pd.concat([table["left"], table["right"]], ignore_index=True))
     listed = [str(path) for path in paths]
     described = describe_images(listed, names)
-    folder = ImageFolder(images)
+    folder = PreparedImages(images) if is_prepared(images) else ImageFolder(images)
     n_stripped = folder.leading_folders(listed)
     missing = [path for path in listed if folder.find(path, n_stripped) is None]
     if missing:
@@ -127,7 +128,7 @@ def pair_list_set(
                 "same": table["same"].to_numpy(dtype=bool),
             }
         ),
-        source=FolderSource(images, image_size, fit, leading_folders=n_stripped),
+        source=_source(folder, image_size, fit, n_stripped, name),
     )
 
 
@@ -248,8 +249,22 @@ def _refuse_absent(name: str, folder: Path, file: Path, what: str) -> None:
     raise DatasetNotFoundError(f"Test set {name!r}: {what}. Correct the path; a relative one starts at the project.")
 
 
+def _source(
+    folder: ImageFolder | PreparedImages, image_size: int, fit: Fit, n_stripped: int, name: str
+) -> FolderSource | PreparedSource:
+    if isinstance(folder, ImageFolder):
+        return FolderSource(folder.root, image_size, fit, leading_folders=n_stripped)
+    if folder.dataset.image_size != image_size:
+        size = folder.dataset.image_size
+        raise DatasetError(
+            f"Test set {name!r}: {folder.root} was prepared at {size} x {size} pixels, needed are {image_size} x "
+            f"{image_size}. Prepare it again with --image-size {image_size}."
+        )
+    return PreparedSource(images=folder, leading_folders=n_stripped)
+
+
 def _missing_images(
-    name: str, pairs: Path, folder: ImageFolder, missing: Sequence[str], n_all: int, n_stripped: int
+    name: str, pairs: Path, folder: ImageFolder | PreparedImages, missing: Sequence[str], n_all: int, n_stripped: int
 ) -> str:
     lines = []
     for path in missing:
