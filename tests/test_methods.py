@@ -1,4 +1,4 @@
-"""OE-CNN, AE-CNN and DAL: their losses by hand, who learns from what, and trainings that go on exactly."""
+"""OE-CNN, AE-CNN, DAL and MTLFace: their losses by hand, who learns from what, and trainings that go on exactly."""
 
 from __future__ import annotations
 
