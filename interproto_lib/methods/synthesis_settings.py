@@ -35,7 +35,8 @@ class SynthesisConfig:
         estimator_learning_rate: Of Adam for the age estimators; with its usual momenta 0.9 and 0.999.
         steps: Steps that train generator and discriminator; 36,000 in MTLFace.
         batch_size: Faces aged in a step, and real faces beside them.
-        learning_rate: Of Adam for generator and discriminator; 0.0001 in MTLFace.
+        learning_rate: Of Adam for the generator; 0.0001 in MTLFace.
+        discriminator_learning_rate: Of Adam for the discriminator; 0.0001 in MTLFace.
         beta1: First momentum of Adam for generator and discriminator.
         beta2: Second momentum of Adam for generator and discriminator.
         gan_weight: Weight of the generator's adversarial loss; 75 in MTLFace.
@@ -58,6 +59,7 @@ class SynthesisConfig:
     steps: int = 600
     batch_size: int = 32
     learning_rate: float = 0.001
+    discriminator_learning_rate: float = 0.004
     beta1: float = 0.5
     beta2: float = 0.99
     gan_weight: float = 75.0
@@ -85,7 +87,7 @@ class SynthesisConfig:
         require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (for batch normalisation)")
         for name in ("discriminator_width", "estimator_steps", "steps", "log_every_steps", "checkpoint_every_steps"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("estimator_learning_rate", "learning_rate"):
+        for name in ("estimator_learning_rate", "learning_rate", "discriminator_learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("n_blocks", "gan_weight", "identity_weight", "age_weight", "threads", "seed"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
@@ -163,6 +165,7 @@ SYNTHESIS_PRESETS: dict[str, dict[str, Any]] = {
         "discriminator_width": 64,
         "steps": 36_000,
         "learning_rate": 1e-4,
+        "discriminator_learning_rate": 1e-4,
         "gan_weight": 75.0,
         "identity_weight": 0.002,
         "age_weight": 10.0,

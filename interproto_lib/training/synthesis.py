@@ -141,7 +141,7 @@ class _Trainer:
             }
         ).to(memory_format=torch.channels_last)
         momenta = (config.beta1, config.beta2)
-        rates = {"generator": config.learning_rate, "discriminator": config.learning_rate}
+        rates = {"generator": config.learning_rate, "discriminator": config.discriminator_learning_rate}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             name: torch.optim.Adam(self.networks[name].parameters(), lr=rate, betas=momenta, fused=True)
             for name, rate in rates.items()
