@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from interproto_lib.data import read_age_labels, read_card, read_identity_folder
+from interproto_lib.data import load_dataset, prepare_source, read_age_labels, read_card, read_identity_folder
 from interproto_lib.errors import ManifestError
 from interproto_lib.presets import PRESETS_DIR
 
@@ -42,21 +43,23 @@ def test_the_cards_example_line_is_read(tmp_path: Path):
 
 
 @pytest.mark.parametrize("preset", ["paper", "official"])
-def test_preset_card_and_reader_agree_on_the_layout(tmp_path: Path, preset: str):
+def test_preset_card_and_command_agree_on_the_layout(tmp_path: Path, preset: str):
+    """The steps of the card, with the layout it shows, leave the dataset that the preset reads."""
     section = yaml.safe_load((PRESETS_DIR / f"{preset}.yaml").read_text(encoding="utf-8"))["dataset"]
-    root, ages = tmp_path / Path(section["root"]).name, tmp_path / Path(section["ages"]).parent.name
-    ages.mkdir()
-    make_export(root)
-    layouts = [text for text in read_card(section["card"]).layout.split("or\n") if "000000/" in text]
+    card = read_card(section["card"])
+    command = re.findall(r"`(interproto prepare [^`]+)`", card.how_to_obtain[-1])[0].split()
+    name, source, out, ages = command[2], command[3], command[4], command[command.index("--ages") + 1]
+    assert (name, out, section["dataset"]) == (section["card"], section["root"], "prepared")
+    layouts = [text for text in card.layout.split("or\n") if "000000/" in text]
     layout = [line.strip() for line in layouts[0].splitlines()]
-    assert layout[:4] == ["<datasets>/", f"{root.name}/", "000000/", "00000001.jpg"]
-    assert layout[-2:] == [f"{ages.name}/", Path(section["ages"]).name]
-    assert Path(section["root"]).parent == Path(section["ages"]).parents[1]
+    assert layout[:4] == ["<datasets>/", f"{Path(source).name}/", "000000/", "00000001.jpg"]
+    assert layout[-2:] == [f"{Path(ages).parent.name}/", Path(ages).name]
+    root = make_export(tmp_path / Path(source).name)
     lines = [f"{k // 2} casia-webface/{k // 2:06d}/{k + 1:08d}.jpg {10 + k}.0 1" for k in range(8)]
-    shares = {"heldout_share": 0.0, "validation_share": 0.0}
-    dataset = read_identity_folder(root, ages=write_list(ages, *lines), image_size=8, **shares)
+    prepare_source(name, root, tmp_path / "out", ages=write_list(tmp_path, *lines), image_size=8)
+    dataset = load_dataset(tmp_path / "out")
     assert dataset.manifest["age_years"].tolist() == [10.0 + k for k in range(8)]
-    assert dataset.settings["ages"]["n_unlabelled"] == 0
+    assert set(dataset.manifest["split"]) == {"train"}
 
 
 def test_rows_without_an_image_are_named_or_dropped_when_asked(tmp_path: Path):

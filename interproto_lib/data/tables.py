@@ -20,12 +20,14 @@ from interproto_lib.errors import ManifestError
 MAX_AGE_YEARS = 130.0
 """An age above this is taken for an error of the table."""
 
-CONTROL_CHARACTERS = r"[\x00-\x1f\x7f-\x9f\u2028\u2029]"
+# The characters themselves, no escapes: escapes of Unicode keep pandas from searching within Arrow.
+CONTROL_CHARACTERS = "[\x00-\x1f\x7f-\x9f\u2028\u2029]"
 """A pattern that finds what breaks lines, tables and terminals; no name or text may hold it."""
 
 _UNLABELLED_TEXT = ("", "nan")
 _CSV_CHUNK_ROWS = 100_000
 _NOT_PLAIN = r"(?:^|/)\.{0,2}(?:/|$)"  # a leading, trailing or double slash, or a part that is "." or ".."
+_HASHED_ROWS = 100_000
 _NUMBER = r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?"
 
 
@@ -112,7 +114,7 @@ class SourceTable:
             lambda value: f"{value!r} is a Windows path. Write it relative to the image root, with forward slashes.",
         )
         self.refuse(paths.str.contains(_NOT_PLAIN).to_numpy(dtype=bool), column, _path_problem)
-        again = paths.duplicated().to_numpy(dtype=bool)
+        again = paths.duplicated().to_numpy(dtype=bool) if _may_repeat(paths) else np.zeros(0, dtype=bool)
         if again.any():
             second = int(np.flatnonzero(again)[0])
             value = paths.iloc[second]
@@ -185,6 +187,16 @@ def read_table(path: str | Path, *, text_columns: tuple[str, ...] = ()) -> Sourc
         if column not in text_columns:
             frame[column] = _infer(frame[column])
     return SourceTable(frame=frame, where=str(file), lines=lines)
+
+
+def _may_repeat(values: pd.Series) -> bool:
+    """Whether two values have one hash: looked at first, since comparing millions of texts themselves takes a GB."""
+    hashes = np.empty(len(values), dtype=np.uint64)
+    for start in range(0, len(values), _HASHED_ROWS):
+        part = values.iloc[start : start + _HASHED_ROWS].to_numpy(dtype=object)
+        hashes[start : start + len(part)] = pd.util.hash_array(part, categorize=False)
+    hashes.sort()
+    return bool((hashes[1:] == hashes[:-1]).any())
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
