@@ -240,7 +240,8 @@ class FaceGenerator(nn.Module):
         )
         self.to_image = nn.Conv2d(last, 3, 1)
         for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
+            # Without values ("meta") there is nothing to draw, and PyTorch takes ten seconds to prepare for it.
+            if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
                 nn.init.normal_(layer.weight, std=INITIAL_DEVIATION)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 

@@ -86,7 +86,6 @@ def train_synthesis(
         WriteError: The folder cannot be written.
     """
     found = synthesis_folder(run) if folder is None else SynthesisFolder(Path(folder))
-    encoder = FaceEncoder(load_backbone(run))
     identity = {"synthesis": config.to_dict(), **_described(run, dataset)}
     busy = f"Another process is training in {found.path}. Wait for it to end."
     with file_lock(found.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
@@ -97,6 +96,7 @@ def train_synthesis(
         device = resolve_device(config.device)
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), torch_threads(config.threads or None):
+            encoder = FaceEncoder(load_backbone(run))
             trainer = _Trainer(config, run, encoder, dataset, found.path, device)
             trainer.restore()
             write_json(found.path / "environment.json", {**environment(), "device": str(device)})
