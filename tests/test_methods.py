@@ -167,6 +167,15 @@ def test_only_the_recogniser_is_kept(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_the_recogniser_embeds_its_feature_map(name):
+    recogniser, _ = recogniser_and_method(name)
+    recogniser.eval()
+    features = recogniser.feature_map(images())
+    assert tuple(features.shape[1:]) == recogniser.feature_shape
+    torch.testing.assert_close(recogniser.embed_feature_map(features), recogniser(images()))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_no_age_loss_where_no_age_is_known(name):
     recogniser, method = recogniser_and_method(name)
     losses = method.losses(method(recogniser, images()), torch.full((6,), math.nan))

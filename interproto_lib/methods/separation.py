@@ -21,17 +21,25 @@ class SeparatedBackbone(Backbone):
         self.backbone = backbone
         self.age_part = age_part
         self.identity_of_age = nn.Identity() if identity_of_age is None else identity_of_age
+        self.feature_shape = backbone.feature_shape
 
     def separate(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Give x_id and x_age, (b, d) each, of a batch of images (see `forward`)."""
         self._check_images(images)
-        whole = self.backbone.embed(images)
+        return self._separate(self.feature_map(images))
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Compute the backbone's last feature map; see `Backbone.feature_map`."""
+        return self.backbone.feature_map(images)
+
+    def embed_feature_map(self, features: Tensor) -> Tensor:
+        """Embed feature maps: x_id."""
+        return self._separate(features)[0]
+
+    def _separate(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        whole = self.backbone.embed_feature_map(features)
         age = self.age_part(whole)
         return whole - self.identity_of_age(age), age
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed a batch that has been checked: x_id."""
-        return self.separate(images)[0]
 
 
 def residual_mapping(dim: int) -> nn.Sequential:
