@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 import torch
 from toy import tiny, toy_dataset
@@ -21,7 +27,8 @@ from interproto_lib.analysis.synthesis import (
     synthesis_results,
     synthesise_faces,
 )
-from interproto_lib.data.datasets import FaceDataset
+from interproto_lib.data.datasets import FaceDataset, save_dataset
+from interproto_lib.data.synthetic import SyntheticSettings, make_synthetic_dataset
 from interproto_lib.errors import CheckpointError, ConfigError, DatasetError, RunError, TrainingDivergedError
 from interproto_lib.methods.synthesis_folder import SynthesisFolder, synthesis_folder
 from interproto_lib.methods.synthesis_settings import SynthesisConfig
@@ -29,6 +36,9 @@ from interproto_lib.training import synthesis as loop
 from interproto_lib.training import train
 from interproto_lib.training.synthesis import ESTIMATOR_COLUMNS, SYNTHESIS_COLUMNS, train_synthesis
 from interproto_lib.training.synthesis_batches import SynthesisDraws
+
+REPO = Path(__file__).resolve().parents[1]
+NOTEBOOK = REPO / "notebooks" / "10_face_ageing.ipynb"
 
 SETTINGS = SynthesisConfig(
     group_starts_years=(11, 32),  # the toy people are 6 to 9 or 34 to 37 years old, or 30 to 33
@@ -222,7 +232,7 @@ def test_runs_that_do_not_fit_are_refused(dataset, run, whole, tmp_path):
         train_synthesis(SETTINGS, plain, dataset, progress="none")
     with pytest.raises(RunError, match="trained on other images"):
         train_synthesis(SETTINGS, run, toy_dataset(n_heldout=4, seed=1), tmp_path / "s", progress="none")
-    with pytest.raises(RunError, match=r"age_weight was 10\.0, now 1\.0"):
+    with pytest.raises(RunError, match=r"age_weight was 3\.0, now 1\.0"):
         train_synthesis(replace(SETTINGS, age_weight=1.0), run, dataset, whole.path, progress="none")
     with pytest.raises(RunError, match=r"10_face_ageing.ipynb"):
         load_synthesiser(run, SynthesisFolder(tmp_path / "nothing"))
@@ -295,3 +305,100 @@ def test_line_slopes_are_numpys():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=7), rng.normal(size=(5, 7))
     assert line_slopes(x, y) == pytest.approx([np.polyfit(x, row, 1)[0] for row in y])
+
+
+# --- on drawn faces -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_age_of_drawn_faces_moves_in_the_right_direction(tmp_path):
+    """Three age groups, 150 steps. What is asked for is the direction, not that a face is of the age asked for.
+
+    By the estimator that the generator never saw, on people that nothing was trained on: the estimated age rises with
+    the age asked for, with the whole 95% interval over people above a tenth of a year a year (an unchanged face gives
+    0; real faces of these ages gave 0.66 and made ones 0.33 when this was written), nearly everybody is judged older
+    at the last group than at the first, and made faces are nearer to their image than images of other people are. Not
+    asked for: that the estimate rises at every step. It did not between the first two groups.
+    """
+    drawn = make_synthetic_dataset(
+        SyntheticSettings(
+            n_identities=60,
+            images_per_identity=10,
+            n_child_identities=30,
+            child_images=(4, 5),
+            n_heldout_identities=24,
+            heldout_child_images=2,
+            heldout_adult_images=3,
+            n_validation_identities=0,
+            adult_age_years=40.0,
+            child_identity_adult_age_years=40.0,
+            adult_age_spread_years=16.0,
+            nuisance=0.3,
+        )
+    )
+    trained = train(
+        tiny(age_method="mtlface", embedding_dim=64, epochs=8, batch_size=32, margin_loss="cosface", margin=0.2),
+        drawn,
+        tmp_path / "mtlface-s0",
+        progress="none",
+    )
+    settings = SynthesisConfig(
+        group_starts_years=(16, 45), discriminator_width=16, estimator_steps=150, steps=150, threads=1, device="cpu"
+    )
+    synthesiser = load_synthesiser(trained, train_synthesis(settings, trained, drawn, progress="none"))
+    rows = choose_faces(drawn, n_people=24)
+    found = evaluate_synthesis(synthesiser, drawn, rows, synthesise_faces(synthesiser, drawn.images[rows]))
+    told = f"slope {found.slope}, real {found.real_slope:.2f}, kept {found.kept_mean}, same {found.same_mean}"
+    assert found.slope.low > 0.1, told
+    assert found.share_older >= 0.9, told
+    assert found.kept_mean.low > found.different_mean.high, told
+
+
+def run_notebook(out, runs_dir, *parameters):
+    command = [sys.executable, "-m", "interproto_lib.cli", "run-notebook", "notebooks/10_face_ageing.ipynb", str(out)]
+    given = [part for name, value in parameters for part in ("-p", name, str(value))]
+    return subprocess.run(
+        [*command, "-p", "runs_dir", str(runs_dir), *given], cwd=REPO, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_a_run_of_the_preset_tiny(tmp_path):
+    folder = tmp_path / "tiny"
+    drawn = save_dataset(make_synthetic_dataset(SyntheticSettings.tiny()), folder / "dataset")
+    train(tiny(age_method="mtlface", epochs=1, batch_size=32), drawn, folder / "mtlface-s0", progress="none")
+    short = {"estimator_steps": 20, "steps": 10, "batch_size": 8, "n_people": 12, "n_faces": 3, "threads": 1}
+    call = run_notebook(tmp_path / "out.ipynb", tmp_path, ("experiment", "tiny"), *short.items())
+    assert call.returncode == 0, call.stderr
+    cells = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4
+    assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"] == []
+    record = json.loads((folder / "mtlface-s0" / "results" / "10_face_ageing.json").read_text())
+    parameters = set(papermill.inspect_notebook(str(NOTEBOOK))) - {"runs_dir"}
+    assert parameters == set(record["parameters"])
+    assert {result["name"] for result in record["results"]} >= {"identity_kept", "age_slope", "estimated_age/>=61"}
+    figures = {path.name for path in (folder / "mtlface-s0" / "synthesis" / "figures").glob("*.png")}
+    assert figures == {"training_curves.png", "identity_kept.png", "age_moved.png"}, "no face is written to a file"
+
+
+@pytest.mark.slow
+def test_the_notebook_says_what_to_run_first(tmp_path, dataset):
+    call = run_notebook(tmp_path / "out.ipynb", tmp_path, ("experiment", "nothing-here"))
+    assert call.returncode == 2
+    assert "notebooks/02_train.ipynb" in call.stderr
+    saved = save_dataset(dataset, tmp_path / "toy" / "dataset")
+    train(tiny(epochs=1), saved, tmp_path / "toy" / "arcface-s0", progress="none")
+    call = run_notebook(tmp_path / "out.ipynb", tmp_path, ("experiment", "toy"), ("run", "arcface-s0"))
+    assert call.returncode == 2
+    assert "notebooks/02_train.ipynb with age_method='mtlface' first" in call.stderr
+
+
+def test_the_parameters_of_the_notebook_are_the_settings():
+    found = papermill.inspect_notebook(str(NOTEBOOK))
+    own = {"experiment", "runs_dir", "run", "n_people", "n_faces", "show_faces"}
+    assert {name: ast.literal_eval(entry["default"]) for name, entry in found.items() if name not in own} == (
+        SynthesisConfig().to_dict()
+    )
+    assert own <= set(found)
+    assert found["show_faces"]["default"] == "False"
