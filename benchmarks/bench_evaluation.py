@@ -8,6 +8,9 @@ tried as its threshold. Ours: the unique images of all lists are embedded once, 
 best thresholds are computed. Both sides have the same network, the same threads and the same files: a JPEG for each
 image that the lists name, drawn here (a pattern for each person, with noise), since the photographs are not free.
 
+What the cores can do bounds the ratio: the fastest convolution of a few large ones is measured, and a network that ran
+at its speed throughout, with no time for anything else, would have the ratio "at most" against pair by pair.
+
 The network is drawn at random, with batch normalisations that know their means. The sides take turns on the same
 pairs, other ones at each turn, dealt to the lists by their lengths; the seconds of a turn are scaled to all pairs (pair
 by pair) and to all unique images (ours). The ratio is that of the same turn. Then ours runs on all lists, in float32
@@ -39,7 +42,7 @@ from interproto_lib.analysis.embedding import EmbeddingPrecision, embed_paths
 from interproto_lib.data.formats import describe_images, read_pairs
 from interproto_lib.data.test_set_files import pair_list_set
 from interproto_lib.data.test_sets import ImageSource, VerificationSet
-from interproto_lib.models import build_backbone
+from interproto_lib.models import build_backbone, count_multiply_adds
 
 LISTS = Path(__file__).resolve().parents[2] / "shared" / "reference" / "child_adult_pairs"
 SETS = {
@@ -54,6 +57,7 @@ NOISE = 0.7  # for accuracies like those of the paper
 PAIRS_A_TURN = {"mobilefacenet": 120, "ir_se50": 20}
 ALWAYS_IN_FULL = ("mobilefacenet",)
 PRECISIONS: tuple[EmbeddingPrecision, ...] = ("float32", "bfloat16")
+LARGE_CONVOLUTIONS = ((8, 128, 28), (8, 256, 28), (16, 256, 14), (8, 512, 14))  # images, channels, side
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,19 @@ def take_turn(backbone: nn.Module, task: Task, pairs: pd.DataFrame) -> Turn:
     return Turn(taken / len(pairs), an_image, difference)
 
 
+def fastest_convolution(precision: EmbeddingPrecision) -> float:
+    """Floating point operations a second of the fastest 3x3 convolution among large ones: what the cores reach."""
+    dtype, order = getattr(torch, precision), torch.channels_last
+    best = 0.0
+    with torch.inference_mode():
+        for n, channels, side in LARGE_CONVOLUTIONS:
+            layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(dtype).to(memory_format=order)
+            maps = torch.randn(n, channels, side, side).to(dtype).to(memory_format=order)
+            seconds = min(timed(layer, maps)[0] for _ in range(20))
+            best = max(best, 2 * n * side**2 * channels**2 * 9 / seconds)
+    return best
+
+
 def spread(values: Sequence[float], digits: int) -> str:
     return f"{np.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
@@ -229,9 +246,12 @@ def compare(name: str, task: Task, turns: int, full: bool) -> None:
         f"{2 * n_pairs:,} images pass the network pair by pair, {n_unique:,} once each "
         f"(AgeDB alone: {2 * len(agedb):,} and {n_images(agedb):,})\n"
     )
-    print("| side | seconds, five lists | ratio | ratio, AgeDB alone | largest score difference |")
-    print("|---|---:|---:|---:|---:|")
-    print(f"| pair by pair, float32 | {spread(plain, 0)} | | | |")
+    operations = 2 * count_multiply_adds(backbone, SIZE)
+    fastest = {side: fastest_convolution(side) for side in PRECISIONS}
+    passed = 2 * n_pairs * operations / np.median(plain)
+    print("| side | seconds, five lists | ratio | ratio, AgeDB alone | largest score difference | GFLOP/s | at most |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    print(f"| pair by pair, float32 | {spread(plain, 0)} | | | | {passed / 1e9:.0f} | |")
     for side in PRECISIONS:
         ours = [turn.an_image[side] * n_unique + sorting for turn in measured]
         of_agedb = [turn.a_pair * len(agedb) / (turn.an_image[side] * n_images(agedb)) for turn in measured]
@@ -239,7 +259,8 @@ def compare(name: str, task: Task, turns: int, full: bool) -> None:
         difference = max(turn.difference[side] for turn in measured)
         print(
             f"| each image once, {side} | {spread(ours, 0)} | {spread(ratios, 1)} | {spread(of_agedb, 1)} "
-            f"| {difference:.1e} |",
+            f"| {difference:.1e} | {n_unique * operations / np.median(ours) / 1e9:.0f} of {fastest[side] / 1e9:.0f} "
+            f"| {np.median(plain) / (n_unique * operations / fastest[side]):.1f} |",
             flush=True,
         )
     if full or name in ALWAYS_IN_FULL:

@@ -70,6 +70,23 @@ def test_progress_counts_images(run, dataset):
     assert said == [(8, 20), (16, 20), (20, 20)]
 
 
+@pytest.mark.parametrize(("precision", "n_first"), [("float32", 8), ("bfloat16", 16)])
+def test_images_at_a_time_follow_the_precision(run, dataset, precision, n_first):
+    threads, said = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        embed_images(
+            load_backbone(run),
+            dataset.images[:20],
+            precision=precision,
+            progress=lambda done, of: said.append((done, of)),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert said[0] == (n_first, 20)
+    assert said[-1] == (20, 20)
+
+
 def test_some_rows_are_embedded_in_the_order_asked_for(run, dataset):
     every = embed_images(load_backbone(run), dataset.images[:30])
     rows = np.array([7, 3, 3, 29, 0])

@@ -93,9 +93,10 @@ def test_images_at_a_time():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        assert inference_batch_size("cpu") == 16
+        assert inference_batch_size("cpu") == inference_batch_size("cpu", torch.bfloat16) == 16
         torch.set_num_threads(2)
         assert inference_batch_size(torch.device("cpu")) == 8
+        assert inference_batch_size("cpu", torch.bfloat16) == 16
     finally:
         torch.set_num_threads(threads)
-    assert inference_batch_size("cuda:0") == 256
+    assert inference_batch_size("cuda:0") == inference_batch_size("cuda:0", torch.bfloat16) == 256

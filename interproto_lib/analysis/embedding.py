@@ -107,7 +107,7 @@ def embed_images(
         ConfigError: `flip` or `precision` is unknown, or there is no image to embed.
     """
     n_images = len(images) if rows is None else len(rows)
-    step = inference_batch_size(device) if batch_size is None else batch_size
+    step = _images_at_a_time(device, precision) if batch_size is None else batch_size
     parts = (slice(start, start + step) for start in range(0, n_images, step))
     batches = (np.array(images[part if rows is None else rows[part]]) for part in parts)
     return _embed_batches(
@@ -154,7 +154,7 @@ def embed_paths(
         ConfigError: `flip` or `precision` is unknown, or there is no image to embed.
         DatasetError: An image cannot be read.
     """
-    step = inference_batch_size(device) if batch_size is None else batch_size
+    step = _images_at_a_time(device, precision) if batch_size is None else batch_size
     parts = [paths[start : start + step] for start in range(0, len(paths), step)]
     return _embed_batches(
         backbone,
@@ -166,6 +166,10 @@ def embed_paths(
         channels_last=channels_last,
         progress=progress,
     )
+
+
+def _images_at_a_time(device: str | torch.device, precision: EmbeddingPrecision) -> int:
+    return inference_batch_size(device, torch.bfloat16 if precision == "bfloat16" else torch.float32)
 
 
 def _read_ahead(source: ImageSource, parts: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
