@@ -231,7 +231,7 @@ def reproduce(
         cores: CPU cores to use; as many trainings run side by side.
         runs_dir: Folder of all experiments, relative to the project.
         notebooks_dir: Folder of the notebooks.
-        dry_run: Only print what would run.
+        dry_run: Only print what would run, and before it an estimate of what the trainings cost.
         snakemake_arguments: More arguments for Snakemake, as in `["--executor", "slurm", "--jobs", "6"]`.
 
     Returns:
@@ -261,6 +261,10 @@ def reproduce(
     busy = f"Experiment {folder.name!r} is being run by another call. Wait for it, or stop it first."
     with file_lock(folder / ".lock", busy=busy):
         _check_graph(chosen, Path(notebooks_dir), runs_dir)
+        if dry_run:
+            from interproto_lib.analysis.cost_estimate import estimate_costs
+
+            print(estimate_costs(chosen, runs_dir=runs_dir, cores=cores), flush=True)
         shutil.rmtree(source_cache, ignore_errors=True)  # it would keep the Snakefile of the first call for ever
         from snakemake.cli import main as snakemake
 

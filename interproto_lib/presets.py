@@ -179,8 +179,8 @@ def list_presets(folder: str | Path = PRESETS_DIR) -> list[str]:
 def read_preset(path_or_name: str | Path) -> Preset:
     """Read a preset and check its sections and numbers, and the training settings of every method.
 
-    A preset with a line `like: <other>` has the sections, methods and seeds of the other one, a name or a path beside
-    it, except for the parameters and the methods that it sets itself; its experiment is its own.
+    A preset with a line `like: <other>` has the parameters, methods and seeds of the other one, a name or a path beside
+    it, except for what it sets itself: single parameters of a section, or all methods. Its experiment is its own.
 
     Args:
         path_or_name: Name of a preset of the project, as in `demo`, or the path of a YAML file.
@@ -286,11 +286,10 @@ def _content(path: Path, liked_by: Sequence[Path] = ()) -> dict[str, Any]:
     if model.resolve() in others:
         raise ConfigError(f"{where}: {LIKE}: leads back to {model}")
     base = {key: value for key, value in _content(model, others).items() if key not in ("description", "experiment")}
-    merged = {
-        key: {**base[key], **value} if isinstance(value, dict) and isinstance(base.get(key), dict) else value
-        for key, value in content.items()
-    }
-    return {**base, **merged}
+    for section in NOTEBOOK_SECTIONS.values():
+        if isinstance(content.get(section), dict) and isinstance(base.get(section), dict):
+            content[section] = {**base[section], **content[section]}
+    return {**base, **content}
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -5,12 +5,17 @@ from __future__ import annotations
 import html
 import io
 import re
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
 from interproto_lib.analysis.published import COST_COLUMNS, MULTIPLY_ADDS, published_table
+from interproto_lib.batch import NOTEBOOKS_DIR, run_notebook
+from interproto_lib.data import prepare_dataset
+from interproto_lib.data.synthetic import SyntheticSettings
 from interproto_lib.errors import ConfigError, ManifestError
+from interproto_lib.presets import read_preset
 from interproto_lib.views.paper_tables import (
     CELL_COLUMNS,
     INFERENCE_PARAMETERS,
@@ -262,3 +267,61 @@ def test_wrong_tables_are_refused():
         paper_table(1, pd.concat([one, one]))
     with pytest.raises(ManifestError, match=r"ArcFace on LAG: 180\.0 is no percentage"):
         paper_table(1, measured(("ArcFace", "LAG", 180.0)))
+
+
+def test_methods_that_the_paper_does_not_have_stand_below_its_rows():
+    """As of the preset `methods`: every row of the paper, then SphereFace, AdaFace and AE-CNN."""
+    ours = [*published_table(1).rows, "SphereFace", "AdaFace", "AE-CNN"]
+    table = paper_table(
+        1, measured(*((name, "C20", 60.0 + place) for place, name in enumerate(ours))), own_columns=["C20"]
+    )
+    assert list(dict.fromkeys(table.frame["row"])) == ours
+    grid = markdown_grid(table)
+    assert [grid[name]["C20, ours"] for name in ours] == [f"{60 + place}.00 ± 0.30" for place in range(len(ours))]
+    for name in ours[-3:]:
+        assert grid[name]["AgeDB-C20, published"] == "–"
+    assert "SphereFace, AdaFace and AE-CNN have no row in the paper's table." in table.caption
+    # Table 2 has neither BroadFace nor MTL: there they are further rows of ours.
+    second = list(
+        dict.fromkeys(paper_table(2, measured(*((n, "C20", 60.0) for n in ours)), own_columns=["C20"]).frame["row"])
+    )
+    assert second == [*published_table(2).rows, "BroadFace", "MTL", "SphereFace", "AdaFace", "AE-CNN"]
+
+
+FEW_METHODS = """
+like: tiny
+experiment: few
+dataset:
+  n_identities: 24
+  n_child_identities: 8
+  n_heldout_identities: 24
+  n_validation_identities: 12
+train: {epochs: 2, margin_loss: cosface, margin: 0.2}
+methods:
+  oe-cnn: {age_method: oe_cnn}
+  sphereface: {margin_loss: sphereface, margin: 4.0, scale: 1.0}
+ablations: {sweeps: {}}
+verification: {n_resamples: 100, n_permutations: 100}
+"""
+
+
+@pytest.mark.slow
+def test_notebooks_fill_the_rows_of_the_methods_trained(tmp_path):
+    path = tmp_path / "few.yaml"
+    path.write_text(FEW_METHODS)
+    preset, runs_dir = read_preset(path), tmp_path / "runs"
+    made = SyntheticSettings.tiny()
+    fewer = {name: value for name, value in preset.sections["dataset"].items() if hasattr(made, name)}
+    prepare_dataset(runs_dir / "few" / "dataset", replace(made, **fewer))
+    trainings = [("02_train", {"method": method, "seed": seed}) for method, seed in preset.runs.values()]
+    for name, of in [*trainings, ("05_verification", {})]:
+        parameters = preset.parameters(name, runs_dir=runs_dir, **of)
+        run_notebook(NOTEBOOKS_DIR / f"{name}.ipynb", tmp_path / f"{name}.ipynb", parameters, stream=io.StringIO())
+    table = pd.read_csv(runs_dir / "few" / "tables" / "05_table1.csv")
+    rows = list(dict.fromkeys(table["row"]))
+    assert rows[:-1] == list(published_table(1).rows), "SphereFace is no row of the paper"
+    own = table[(table["source"] == "ours") & table["mean"].notna()]
+    assert set(own["row"]) == {"OE-CNN", rows[-1]}
+    assert set(own["column"]) == {"C20", "C30"}
+    published = table[(table["source"] == "published") & table["mean"].notna()]
+    assert rows[-1] not in set(published["row"])

@@ -424,13 +424,13 @@ def test_a_preset_is_like_another_but_for_what_it_says(tmp_path: Path):
         like=base.name,
         experiment="own",
         train={"batch_size": 8},
-        methods={"interproto": {"inter_prototype": "all"}},
+        methods={"arcface": {}, "all": {"inter_prototype": "all"}},
     )
     preset = read_preset(mine)
     assert (preset.experiment, preset.seeds, preset.description) == ("own", (0, 1), "")
     assert preset.sections["train"] == {"epochs": 3, "batch_size": 8}
     assert preset.sections["similarity"] == {"n_sampled": 3}
-    assert preset.methods == {"arcface": {"inter_prototype": "none"}, "interproto": {"inter_prototype": "all"}}
+    assert preset.methods == {"arcface": {}, "all": {"inter_prototype": "all"}}, "the methods are its own"
     again = read_preset(write(tmp_path / "third.yaml", like="other.yaml", experiment="third", seeds=[7]))
     assert (again.seeds, again.sections["train"]) == ((7,), preset.sections["train"])
     assert read_preset(write(tmp_path / "by_name.yaml", like="tiny", experiment="mine")).seeds == (0,)
