@@ -220,6 +220,15 @@ def test_images_are_counted_where_there_are_some(tmp_path: Path):
     assert images_of(tmp_path) == images_of(tmp_path, dataset=prepared) == (80, 10), "what is made already"
 
 
+def test_a_prepared_folder_that_is_not_there_yet_has_the_usual_size(tmp_path: Path):
+    def size(**section: object) -> int:
+        preset = read_preset(write_preset(tmp_path, dataset={**section}))
+        return training_rates.training_images(preset, tmp_path / "runs" / "fake").image_size
+
+    prepared = {"dataset": "prepared", "root": str(tmp_path / "none"), "card": "casia_webface"}
+    assert (size(), size(image_size=112), size(**prepared), size(**prepared, image_size=56)) == (56, 112, 112, 56)
+
+
 def test_of_a_folder_of_photographs_the_card_knows_and_people_are_held_out(tmp_path: Path):
     folder = {"dataset": "identity_folder", "root": "somewhere"}
     with_card = {**folder, "card": "att_faces", "heldout_share": 0.25, "validation_share": 0.15}

@@ -20,6 +20,9 @@ from interproto_lib.errors import InterprotoError
 from interproto_lib.presets import Preset
 from interproto_lib.runs import RunFolder, environment, resolve_runs_dir
 
+PREPARED_IMAGE_SIZE = 112
+"""Height and width of images as `interproto prepare` makes them where it is not told otherwise."""
+
 _ON_A_CPU = (
     (1184.0, "small", 128, 56, 400, "demo"),
     (12.0, "ir_se50", 512, 64, 2_000, "methods"),
@@ -225,7 +228,8 @@ def training_images(preset: Preset, folder: Path) -> TrainingImages | None:
                 image_size=dataset.image_size,
                 source=f"as {place} has them",
             )
-    image_size = int(section.get("image_size", SyntheticSettings.image_size))
+    usual = PREPARED_IMAGE_SIZE if kind == "prepared" else SyntheticSettings.image_size
+    image_size = int(section.get("image_size") or usual)
     if kind == "synthetic":
         n_identities = int(section.get("n_identities", SyntheticSettings.n_identities))
         of_each = int(section.get("images_per_identity", SyntheticSettings.images_per_identity))
