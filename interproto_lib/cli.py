@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from interproto_lib import __version__
+from interproto_lib.checkpoint_commands import RUNS_DIR, add_checkpoint_commands, add_runs_dir, positive, say
 from interproto_lib.errors import ConfigError, DatasetError, InterprotoError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
-RUNS_DIR = "runs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="Arguments after -- go to Snakemake, as in: interproto reproduce -- --forceall",
     )
     reproduce.add_argument("--preset", default="demo", help="name or .yaml file (default: %(default)s)")
-    reproduce.add_argument("--cores", type=_positive, default=2, help="CPU cores to use (default: %(default)s)")
+    reproduce.add_argument("--cores", type=positive, default=2, help="CPU cores to use (default: %(default)s)")
     reproduce.add_argument("--dry-run", action="store_true", help="only print what would run")
-    _add_runs_dir(reproduce)
+    add_runs_dir(reproduce)
     reproduce.add_argument("--notebooks-dir", help="folder of the notebooks (default: the project's)")
     reproduce.set_defaults(action=_reproduce)
 
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--preset", help="take the notebook's parameters from this preset")
     run.add_argument("--method", help="method to train (02_train with --preset)")
     run.add_argument("--seed", type=int, help="seed to train with (02_train with --preset)")
-    _add_runs_dir(run)
+    add_runs_dir(run)
     run.add_argument(
         "-p", dest="parameters", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], help="one parameter"
     )
@@ -92,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     preset.add_argument("notebook", help="name of the notebook, as in 03_similarity")
     preset.add_argument("--method", help="method to train (02_train)")
     preset.add_argument("--seed", type=int, help="seed to train with (02_train)")
-    _add_runs_dir(preset)
+    add_runs_dir(preset)
     preset.set_defaults(action=_preset)
 
     _add_prepare(commands.add_parser("prepare", help="make a dataset folder of images as they lie on the disk"))
@@ -102,30 +102,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
     check.set_defaults(action=_check)
 
-    imported = commands.add_parser("import-checkpoint", help="make a finished run of a network trained elsewhere")
-    imported.add_argument("checkpoint", type=Path, help="file of the backbone")
-    imported.add_argument("--experiment", required=True, help="the experiment that the run is to belong to")
-    imported.add_argument("--run", required=True, help="name of the run, as in adaface-s0")
-    imported.add_argument("--dataset", type=Path, help="dataset folder (default: that of the experiment)")
-    imported.add_argument("--head", type=Path, metavar="FILE", help="its prototypes, one row an identity")
-    imported.add_argument("--kind", default="auto", help="where the file comes from (default: by its keys)")
-    imported.add_argument("--channel-order", choices=("rgb", "bgr"), help="channels it takes (default: by its kind)")
-    imported.add_argument("--head-order", choices=("auto", "number", "text"), default="auto", help="of its rows")
-    imported.add_argument("--min-child-images", type=_positive, default=5, help="make a child identity (default: 5)")
-    imported.add_argument("--child-below-years", type=float, default=13.0, help="age of a child (default: 13)")
-    imported.add_argument("--unlabelled-as-years", type=float, help="age of images without one (default: none)")
-    imported.add_argument(
-        "--trained-with", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], help="a setting known of it"
-    )
-    imported.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    _add_runs_dir(imported)
-    imported.set_defaults(action=_import_checkpoint)
-
-    export = commands.add_parser("export", help="write the network of a run as ONNX or safetensors")
-    export.add_argument("run", type=Path, metavar="RUN_FOLDER", help="a finished run, as in runs/demo/arcface-s0")
-    export.add_argument("file", type=Path, metavar="OUT", help="file to write, ending in .onnx or .safetensors")
-    export.add_argument("--epoch", type=_positive, help="an epoch that was kept (default: the end of training)")
-    export.set_defaults(action=_export)
+    add_checkpoint_commands(commands, stop=_stop)
 
     html = commands.add_parser("html", help="write executed notebooks as HTML that opens offline")
     html.add_argument("notebooks", nargs="+", type=Path, help="executed notebooks")
@@ -148,7 +125,7 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-ages", choices=("error", "count"), default="error", help="rows of it that hold no age (default: error)"
     )
-    parser.add_argument("--image-size", type=_positive, default=112, help="pixels (default: %(default)s)")
+    parser.add_argument("--image-size", type=positive, default=112, help="pixels (default: %(default)s)")
     parser.add_argument(
         "--fit", default="error", help="images of another size: error, pad, crop, stretch (default: %(default)s)"
     )
@@ -169,21 +146,10 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contact-sheet", action="store_true", help="draw faces that could not be aligned; they show real people"
     )
-    parser.add_argument("--threads", type=_positive, default=2, help="threads that decode (default: %(default)s)")
+    parser.add_argument("--threads", type=positive, default=2, help="threads that decode (default: %(default)s)")
     parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the source")
     parser.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
     parser.set_defaults(action=_prepare)
-
-
-def _add_runs_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs-dir", default=RUNS_DIR, help="folder of all experiments (default: %(default)s)")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return number
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -292,7 +258,7 @@ def _prepare(options: argparse.Namespace) -> None:
         follow_links=options.follow_links,
         n_threads=options.threads,
         progress=count_progress(f"{card.name}: preparing"),
-        say=_say,
+        say=say,
         draw_rejected=draw if options.contact_sheet else None,
     )
     _report(report, options)
@@ -328,69 +294,10 @@ def _refuse_options(options: argparse.Namespace, *names: str) -> None:
 
 def _report(report: Any, options: argparse.Namespace) -> None:
     """Print a report with counts beside a card; with --strict, counts that differ are an error."""
-    _say(str(report))
+    say(str(report))
     differing = [count.key for count in report.counts if count.differs]
     if options.strict and differing:
         raise DatasetError(f"Counts differ from the card's ({', '.join(differing)}), which --strict refuses.")
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
-
-
-def _import_checkpoint(options: argparse.Namespace) -> None:
-    import yaml
-
-    from interproto_lib.data import load_dataset
-    from interproto_lib.progress import count_progress
-    from interproto_lib.runs import experiment_folder
-    from interproto_lib.training import import_run
-
-    signal.signal(signal.SIGTERM, _stop)
-    if Path(options.run).name != options.run:
-        raise ConfigError(f"--run {options.run} is no name: the run folder lies directly in that of the experiment.")
-    experiment = experiment_folder(options.experiment, options.runs_dir)
-    place = experiment / "dataset"
-    run = import_run(
-        options.checkpoint,
-        experiment / options.run,
-        load_dataset(options.dataset or place),
-        head=options.head,
-        kind=options.kind,
-        channel_order=options.channel_order,
-        head_order=options.head_order,
-        min_child_images=options.min_child_images,
-        child_below_years=options.child_below_years,
-        unlabelled_as_years=options.unlabelled_as_years,
-        trained_with={name: yaml.safe_load(value) for name, value in options.trained_with},
-        device=options.device,
-        progress=count_progress,
-    )
-    record = run.imported or {}
-    origin = {"head": "rows of the head", "class_means": "means of the training images", "none": "none"}
-    _say(
-        f"{run.path} is a finished run: {run.config.backbone} from {record['file']} ({record['kind']}, trained on "
-        f"{record['channel_order'].upper()}), prototypes: {origin[run.prototypes_from]}. {record['training_data']}"
-    )
-    if not place.exists():
-        _say(f"The notebooks look for the dataset at {place}: put {options.dataset} there, or a link to it.")
-
-
-def _export(options: argparse.Namespace) -> None:
-    from interproto_lib.analysis.embedding import load_backbone
-    from interproto_lib.models import export_onnx, export_safetensors
-    from interproto_lib.runs import open_run
-
-    writers: dict[str, Callable[[Any, Path], Path]] = {".onnx": export_onnx, ".safetensors": export_safetensors}
-    ending = options.file.suffix.lower()
-    if ending not in writers:
-        raise ConfigError(f"{options.file} ends in {ending or 'nothing'}; choose {' or '.join(writers)}.")
-    backbone = load_backbone(open_run(options.run), epoch=options.epoch)
-    file = writers[ending](backbone, options.file)
-    _say(
-        f"{file}: takes RGB images of {backbone.image_size} x {backbone.image_size} pixels as (x / 255 - 0.5) / 0.5, "
-        f"gives {backbone.embedding_dim} numbers."
-    )
 
 
 def _html(options: argparse.Namespace) -> None:

@@ -288,7 +288,7 @@ def runs_by_method(folder: str | Path, baseline: str, treated: Sequence[str] = (
     if missing:
         raise RunError(
             f"No finished run of {', '.join(map(repr, missing))} in {folder}; methods there: {', '.join(found)}. "
-            "Run notebooks/02_train.ipynb for it first."
+            "Set `baseline` (or `treated`) to methods that are there, or run notebooks/02_train.ipynb for it first."
         )
     return {method: found[method] for method in wanted}
 

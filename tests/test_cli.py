@@ -19,7 +19,7 @@ from toy import tiny, toy_dataset
 import interproto_lib
 from interproto_lib import cli
 from interproto_lib.analysis.embedding import load_backbone
-from interproto_lib.data.datasets import save_dataset
+from interproto_lib.data.datasets import load_dataset, save_dataset
 from interproto_lib.data.test_set_files import read_test_set
 from interproto_lib.doctor import check_torch_pair
 from interproto_lib.errors import BrokenEnvironmentError
@@ -248,12 +248,18 @@ def test_a_network_goes_in_as_a_run_and_out_as_files(tmp_path, capsys, monkeypat
     arguments += ["--runs-dir", str(tmp_path / "runs")]
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 2
-    assert str(tmp_path / "runs" / "e" / "dataset") in capsys.readouterr().err
+    assert f"There is no dataset in {tmp_path / 'runs' / 'e'} yet" in capsys.readouterr().err
     assert cli.main([*arguments, "--dataset", "faces"]) == 0
     text = capsys.readouterr().out
     assert "theirs-s0 is a finished run: tiny from network.safetensors (interproto, trained on RGB)" in text
     assert "prototypes: means of the training images" in text
-    assert "put faces there, or a link to it" in text
+    assert "-p experiment e -p baseline theirs" in text
+    linked = tmp_path / "runs" / "e" / "dataset"
+    assert (linked / "images.npy").samefile(tmp_path / "faces" / "images.npy")
+    assert len(load_dataset(linked)) == len(load_dataset(tmp_path / "faces"))
+    assert cli.main(arguments) == 0, "the experiment has its dataset now"
+    assert cli.main([*arguments, "--dataset", str(linked)]) == 0
+    capsys.readouterr()
     assert cli.main([*arguments, "--dataset", "faces", "--run", "../theirs"]) == 2
     capsys.readouterr()
 

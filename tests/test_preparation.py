@@ -304,9 +304,10 @@ def test_what_is_not_prepared_is_refused(tmp_path: Path, prepared: PreparedSetti
 
 def test_settings_of_a_prepared_dataset_come_from_the_variables_of_a_notebook():
     names = {"root": "r", "image_size": 112, "card": "", "fit": "pad", "seed": 3}
-    assert dataset_settings("prepared", names, seed=4) == PreparedSettings(root="r", image_size=112)
-    with pytest.raises(ConfigError, match="No variable for the setting image_size"):
-        dataset_settings("prepared", {"root": "r", "card": ""}, seed=4)
+    found = dataset_settings("prepared", names, seed=4)
+    assert found == PreparedSettings(root="r"), "its images have the size they have, whatever faces are to be made"
+    with pytest.raises(ConfigError, match="No variable for the setting card"):
+        dataset_settings("prepared", {"root": "r"}, seed=4)
 
 
 # --- what lies in a folder -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,8 +96,9 @@ def dataset_settings(dataset: str, namespace: Mapping[str, Any], *, seed: int) -
     if dataset not in DATASETS:
         raise ConfigError(f"dataset={dataset!r}: must be {' or '.join(map(repr, DATASETS))}.")
     kind = DATASETS[dataset]
-    named = {"seed": seed} if "seed" in {field.name for field in fields(kind)} else {}
-    return from_namespace(kind, namespace, **named)
+    if kind is PreparedSettings:  # it has the size it has; the parameter is that of faces to be made
+        return from_namespace(PreparedSettings, namespace, image_size=None)
+    return from_namespace(kind, namespace, seed=seed)
 
 
 def prepare_dataset(

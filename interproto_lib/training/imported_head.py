@@ -116,7 +116,7 @@ def order_of_head(
         found = " and ".join(f"{share:.1%} in the order by {order}" for order, share in agreement.items())
         raise CheckpointError(
             f"{where} does not belong to these identities: of {len(sample)} of them only {found} have images that are "
-            f"nearest to their own prototype (at least {lowest_agreement:.0%} expected). Nothing was written. Check "
+            f"nearest to their own prototype (at least {lowest_agreement:.0%} expected). No run was made. Check "
             "dataset, channel_order and head_order, leave the head out, or lower lowest_agreement for a weak network."
         )
     return best, agreement[best]
