@@ -444,6 +444,18 @@ def test_a_second_preparation_finds_the_first(tmp_path):
     assert second.counts == first.counts
 
 
+def test_the_same_source_by_another_path_is_the_same(tmp_path, monkeypatch):
+    casia(tmp_path / "work" / "source")
+    monkeypatch.chdir(tmp_path / "work")
+    prepare_source("casia_webface", "source", "../out")
+    written = (tmp_path / "out" / "dataset.json").read_bytes()
+    assert json.loads(written)["settings"]["root"] == str(tmp_path / "work" / "source")
+    for folder, source in (("work", tmp_path / "work" / "source"), ("work/source", "."), (".", "work/source")):
+        monkeypatch.chdir(tmp_path / folder)
+        assert prepare_source("casia_webface", source, tmp_path / "out").n_decoded == 0
+    assert (tmp_path / "out" / "dataset.json").read_bytes() == written
+
+
 def test_another_preparation_is_not_mixed_with_the_first(tmp_path):
     casia(tmp_path / "source", labels=tmp_path / "ages.txt")
     prepare_source("casia_webface", tmp_path / "source", tmp_path / "out")

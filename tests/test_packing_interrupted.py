@@ -19,7 +19,7 @@ import pytest
 from packing_process import N_IMAGES, run
 from test_packing import Pictures, contents, make_collection, names, pack, pixels, small_blocks, stop_at
 
-from interproto_lib.data import packed_images, packing_journal, verify_dataset
+from interproto_lib.data import load_dataset, packed_images, packing_journal, verify_dataset
 from interproto_lib.data import packing as packing_module
 from interproto_lib.errors import DatasetError, DatasetNotFoundError, WriteError
 
@@ -192,6 +192,18 @@ def test_nothing_is_mixed(tmp_path: Path):
         assert contents(tmp_path) == before
     shutil.rmtree(tmp_path / "packing")
     assert len(pack(make_collection(fingerprint="f1"), tmp_path)) == 40
+
+
+def test_it_goes_on_from_another_path(tmp_path: Path):
+    """Where the images lie is recorded and decides nothing: also in journals and datasets that were begun before."""
+    settings = {"fit": "error", "root": "../source"}
+    with pytest.raises(KeyboardInterrupt):
+        pack(make_collection(), tmp_path / "d", decode=stop_at(30), settings=settings)
+    pictures = Pictures()
+    for root in ("/elsewhere/source", "source"):
+        pack(make_collection(encoded=pictures), tmp_path / "d", settings=settings | {"root": root})
+    assert sum(pictures.n_read.values()) == 40 - 28
+    assert load_dataset(tmp_path / "d").settings["root"] == "/elsewhere/source"
 
 
 def test_a_packing_that_kept_nothing_stands_in_nobodys_way(tmp_path: Path):

@@ -70,8 +70,9 @@ def prepare_source(
     """Make a dataset folder of images as they lie on the disk, and compare it with the dataset's card.
 
     The images are streamed: memory does not grow with their number. A preparation that was interrupted, at whatever
-    moment, goes on where it was when it is called again with the same arguments, and gives the same files. What it
-    found is written beside the dataset as `preparation.json`, images that could not be used as `rejected.csv`.
+    moment, goes on where it was when it is called again with the same arguments, and gives the same files; the
+    same source may then have another path. What it found is written beside the dataset as `preparation.json`, images
+    that could not be used as `rejected.csv`.
 
     Args:
         dataset: The dataset, as its card in `data_manifests/` is called; "identity_folder" for images of your own.
@@ -141,7 +142,7 @@ def prepare_source(
             settings={
                 "format": collection.shape,
                 "card": dataset,
-                "root": str(place),
+                "root": str(place.resolve()),
                 "follow_links": follow_links,
                 "image_size": image_size,
                 **decoding,

@@ -79,9 +79,10 @@ def pack_collection(
     does. A finished dataset of the same collection and arguments is loaded; any other is refused and left as it is.
 
     An unfinished packing is gone on with when name, files (`collection.fingerprint`), paths, `image_size` and
-    `settings` are equal; identities, ages, splits and `on_rejected` play a part at the end only, and may change. One
-    that differs is refused, and the message says where; but one that came to its end and was refused for rejected
-    images, or has kept none, gives way to the new one.
+    `settings` are equal; `root` among the settings is only a record of where the images lay, and decides nothing.
+    Identities, ages, splits and `on_rejected` play a part at the end only, and may change. One that differs is refused,
+    and the message says where; but one that came to its end and was refused for rejected images, or has kept none,
+    gives way to the new one.
 
     Args:
         collection: The images (n).

@@ -140,7 +140,7 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
         now: The newer one.
 
     Returns:
-        A phrase, as in "image_size was 56, now 112; fit was 'pad', now 'crop'"; empty when nothing is.
+        A phrase, where `root` plays no part, as in "image_size was 56, now 112; fit was 'pad', now 'crop'"; empty when nothing is.
 
     Example:
         >>> describe_difference({"image_size": 56, "settings": {"fit": "pad"}},
@@ -181,9 +181,14 @@ _WHAT_CHANGED = {
     "table_sha256": "identities, ages, splits or other columns of the table are others",
 }
 
+_ONLY_RECORDED = ("root",)
+"""Settings that decide nothing: whose images these are is told by names, sizes and times, not by where they lie."""
+
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     for key in [*before, *(key for key in now if key not in before)]:
+        if key in _ONLY_RECORDED:
+            continue
         was, is_now = before.get(key), now.get(key)
         if isinstance(was, dict) and isinstance(is_now, dict):
             yield from _differences(was, is_now)
