@@ -125,6 +125,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bad-ages", choices=("error", "count"), default="error", help="rows of it that hold no age (default: error)"
     )
+    parser.add_argument(
+        "--few-ages", choices=("error", "count"), default="error", help="labels that hardly match (default: error)"
+    )
     parser.add_argument("--image-size", type=positive, default=112, help="pixels (default: %(default)s)")
     parser.add_argument(
         "--fit", default="error", help="images of another size: error, pad, crop, stretch (default: %(default)s)"
@@ -241,6 +244,7 @@ def _prepare(options: argparse.Namespace) -> None:
         shape=options.shape,
         ages=options.ages,
         bad_ages=options.bad_ages,
+        few_ages=options.few_ages,
         image_size=options.image_size,
         fit=options.fit,
         heldout_share=options.heldout_share,

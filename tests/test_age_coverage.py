@@ -124,7 +124,7 @@ def test_what_did_not_match_is_shown_by_pattern(tmp_path: Path):
     images = [*IMAGES, "000011/00000031.png", "000011/00000032.png", "x/7.jpg"]
     lines = ["0 c/000000/00000001.jpg 3.0 1", "11 c/000011/00000031.jpg 4.0 0", "11 c/000011/00000032.jpg 5.0 0"]
     lines += ["5 c/5/x6.jpg 5.0 0"]
-    ages, coverage = label(tmp_path, images, *lines)
+    ages, coverage = label(tmp_path, images, *lines, few="count")
     assert ages[0] == 3.0
     assert np.isnan(ages[1:]).all()
     patterns = [(entry.pattern, entry.n_paths, entry.example) for entry in coverage.unmatched_rows]
@@ -154,7 +154,8 @@ def test_what_did_not_match_is_shown_by_pattern(tmp_path: Path):
 
 def test_many_patterns_are_cut_and_counted(tmp_path: Path):
     lines = [f"0 c/{letter}/1.jpg 3 1" for letter in "abcdefghijklmnop"]
-    _, coverage = label(tmp_path, ["a/1.jpg", *(f"{number}/{'x' * number}.jpg" for number in range(1, 15))], *lines)
+    images = ["a/1.jpg", *(f"{number}/{'x' * number}.jpg" for number in range(1, 15))]
+    _, coverage = label(tmp_path, images, *lines, few="count")
     assert (len(coverage.unmatched_rows), coverage.n_unmatched_patterns) == (10, 15)
     assert (len(coverage.unlabelled_images), coverage.n_unlabelled_patterns) == (10, 14)
     assert "and 5 more patterns" in str(coverage)
@@ -163,6 +164,41 @@ def test_many_patterns_are_cut_and_counted(tmp_path: Path):
 def test_a_table_of_another_dataset_is_refused_whatever_is_allowed(tmp_path: Path):
     with pytest.raises(ManifestError, match=r"(?s)1 of 1 rows match no image.*#/#\.png .*######/########\.jpg"):
         label(tmp_path, IMAGES, "0 c/0/1.png 3 1", unmatched="count", bad_rows="count")
+
+
+@pytest.mark.parametrize(
+    ("n_images", "n_rows", "n_matched", "is_refused"),
+    [(240, 195, 7, True), (10, 11, 4, True), (10, 10, 5, False), (10, 100, 5, False), (100, 10, 5, False)],
+)
+def test_labels_that_hardly_match_are_refused(tmp_path: Path, n_images: int, n_rows: int, n_matched: int, is_refused):
+    """Less than half of the rows and less than half of the images: either alone is a part of a list or of a dataset."""
+    images = [f"{number:06d}/{number:08d}.jpg" for number in range(n_images)]
+    lines = [
+        f"0 ms1m/{number:06d}/{number if number < n_matched else 90_000_000 + number:08d}.jpg 30 1"
+        for number in range(n_rows)
+    ]
+    ages, coverage = label(tmp_path, images, *lines, few="count")
+    assert (coverage.n_images_matched, np.isfinite(ages).sum()) == (n_matched, n_matched)
+    if not is_refused:
+        assert label(tmp_path, images, *lines)[1] == coverage
+        return
+    with pytest.raises(ManifestError) as caught:
+        label(tmp_path, images, *lines)
+    message = str(caught.value)
+    assert f"only {n_matched} of {n_rows} rows name an image of /data/casia" in message
+    assert f"only {n_matched} of {n_images} images are named. Its paths begin with ms1m/" in message
+    assert "--few-ages count" in message
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_another"),
+    [("casia", False), ("CASIA-WebFace", False), ("c_a_s-i.a", False), ("ms1m", True), ("c", True), ("casio", True)],
+)
+def test_the_folder_taken_off_is_shown(tmp_path: Path, folder: str, is_another: bool):
+    _, coverage = label(tmp_path, IMAGES, *(f"0 {folder}/{path} 3 1" for path in IMAGES))
+    assert (coverage.dataset, coverage.is_dataset_another) == (folder, is_another)
+    assert f"Its paths begin with {folder}/, which is taken off." in str(coverage)
+    assert ("are they its labels?" in str(coverage)) == is_another
 
 
 def test_ids_other_than_their_folder_are_reported(tmp_path: Path):

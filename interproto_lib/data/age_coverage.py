@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.data.collections import ImageCollection
-from interproto_lib.data.formats.age_labels import AGE_LABELS_ENDING, age_table
+from interproto_lib.data.formats.age_labels import AGE_LABELS_ENDING, AgeLabels, age_table
 from interproto_lib.data.path_matching import PathPattern, match_paths, path_patterns
 from interproto_lib.data.tables import MAX_AGE_YEARS, SourceTable
 from interproto_lib.errors import ConfigError, ManifestError
@@ -19,6 +21,7 @@ from interproto_lib.errors import ConfigError, ManifestError
 Problems = Literal["error", "count"]
 
 _MAX_EXAMPLES = 3
+_LEAST_COMMON_LETTERS = 3
 _BLOCK_ROWS = 2**20
 
 
@@ -28,10 +31,13 @@ class AgeCoverage:
 
     Attributes:
         table: The table's file.
+        dataset: The folder of a dataset that was taken off the paths of a list of age labels; empty without one.
+        is_dataset_another: That folder is called neither as the collection nor as its folder, however it is spelt.
         n_images: Images of the collection.
         n_labelled: Images that have an age now.
         n_rows: Rows of the table.
         n_rows_unmatched: Rows whose path is no image.
+        n_images_matched: Images that a row names.
         n_rows_padded: Rows that matched only because zeros before a number do not count.
         n_rows_without_age: Rows whose cell of the age is empty (CSV and Parquet).
         n_rows_bad_age: Rows whose age is no number of years from 0 to 130; they label nothing.
@@ -46,10 +52,13 @@ class AgeCoverage:
     """
 
     table: str
+    dataset: str
+    is_dataset_another: bool
     n_images: int
     n_labelled: int
     n_rows: int
     n_rows_unmatched: int
+    n_images_matched: int
     n_rows_padded: int
     n_rows_without_age: int
     n_rows_bad_age: int
@@ -72,6 +81,9 @@ class AgeCoverage:
             f"{self.n_labelled:,} of {self.n_images:,} images ({share:.1f} %) have an age, by {self.n_rows:,} rows of "
             f"{self.table}."
         ]
+        if self.dataset:
+            another = " It is not the name of this dataset: are they its labels?" if self.is_dataset_another else ""
+            lines.append(f"  Its paths begin with {self.dataset}/, which is taken off.{another}")
         counts = (
             ("padded", self.n_rows_padded, "rows matched only because zeros before a number do not count"),
             ("without age", self.n_rows_without_age, "rows have no age"),
@@ -98,6 +110,7 @@ def label_ages(
     *,
     unmatched: Problems = "count",
     bad_rows: Problems = "error",
+    few: Problems = "error",
 ) -> tuple[ImageCollection, AgeCoverage]:
     """Give the images of a collection the ages of a table, joined by path.
 
@@ -114,16 +127,18 @@ def label_ages(
         bad_rows: Ages that are no number from 0 to 130 (in a list also "nan"), and images named by two rows: "error"
             names the first; "count" leaves such an age out, takes equal rows once, leaves images with different ages
             without one, and reports how many there are.
+        few: A table of which less than half of the rows name an image, and that names less than half of the images: it
+            may belong to another dataset and fit by chance. "error" refuses it, "count" takes it.
 
     Returns:
         The collection with ages, and how far they cover it. 5.8 million lines take about half a minute and 2 GB.
 
     Raises:
         ConfigError: The images have ages already, from their names; or an argument has an unknown value.
-        ManifestError: The table is malformed; or what `unmatched` and `bad_rows` refuse; or a row could mean two
+        ManifestError: The table is malformed; or what `unmatched`, `bad_rows` and `few` refuse; or a row could mean two
             images. The message names file, row and line.
     """
-    for argument, value in (("unmatched", unmatched), ("bad_rows", bad_rows)):
+    for argument, value in (("unmatched", unmatched), ("bad_rows", bad_rows), ("few", few)):
         if value not in ("error", "count"):
             raise ConfigError(f"{argument} is {value!r}; choose error or count.")
     if collection.table["age_years"].notna().any():
@@ -141,6 +156,9 @@ def label_ages(
     is_matched = rows >= 0
     if not is_matched.all() and (unmatched == "error" or not is_matched.any()):
         raise ManifestError(_all_unmatched(table, ~is_matched, collection))
+    n_images_matched = len(np.unique(rows[is_matched]))
+    if few == "error" and 2 * int(is_matched.sum()) < len(rows) and 2 * n_images_matched < len(paths):
+        raise ManifestError(_few_matched(table, is_matched, n_images_matched, collection))
     again, conflicting = _repeated(rows, ages)
     if bad_rows == "error" and again.any():
         raise ManifestError(_said_again(table, rows, again, conflicting, paths))
@@ -162,10 +180,13 @@ def label_ages(
     }
     coverage = AgeCoverage(
         table=str(labels_file),
+        dataset=_dataset(table),
+        is_dataset_another=_is_another(_dataset(table), collection),
         n_images=len(paths),
         n_labelled=int(np.isfinite(found).sum()),
         n_rows=len(rows),
         n_rows_unmatched=int((~is_matched).sum()),
+        n_images_matched=n_images_matched,
         n_rows_padded=int(is_padded.sum()),
         n_rows_without_age=int(is_empty.sum()),
         n_rows_bad_age=int(is_bad.sum()),
@@ -289,6 +310,41 @@ def _all_unmatched(table: SourceTable, unmatched: NDArray[np.bool_], collection:
             *_pattern_lines("rows are no image", len(rows), patterns, n_patterns),
             *_pattern_lines("images are named", len(collection), of_images, n_of_images),
         ]
+    )
+
+
+def _few_matched(
+    table: SourceTable, matched: NDArray[np.bool_], n_images_matched: int, collection: ImageCollection
+) -> str:
+    n_patterns, patterns = path_patterns(table.frame["path"][~matched])
+    n_of_images, of_images = path_patterns(collection.table["path"])
+    dataset = _dataset(table)
+    begin = f" Its paths begin with {dataset}/, the images are those of {collection.name}." if dataset else ""
+    return "\n".join(
+        [
+            f"{table.where}: only {int(matched.sum()):,} of {len(matched):,} rows name an image of {collection.place}, and "
+            f"only {n_images_matched:,} of {len(collection):,} images are named.{begin} Labels of another dataset fit by "
+            "chance so. Give those of these images, or take these with few='count' (on the command line: --few-ages "
+            "count).",
+            *_pattern_lines("rows are no image", int((~matched).sum()), patterns, n_patterns),
+            *_pattern_lines("images there are", len(collection), of_images, n_of_images),
+        ]
+    )
+
+
+def _dataset(table: SourceTable) -> str:
+    return table.dataset if isinstance(table, AgeLabels) else ""
+
+
+def _is_another(dataset: str, collection: ImageCollection) -> bool:
+    """Whether labels name another dataset; `casia-webface` and `casia_webface` are one, and so are `ms1m`, `ms1mv2`."""
+    names = (dataset, collection.name, collection.place.name)
+    asked, *known = (re.sub(r"[\W_]+", "", name.casefold()) for name in names)
+    least = _LEAST_COMMON_LETTERS
+    return bool(asked) and not any(
+        asked == name
+        or (len(min(asked, name, key=len)) >= least and os.path.commonprefix((asked, name)) in (asked, name))
+        for name in known
     )
 
 

@@ -52,6 +52,7 @@ def prepare_source(
     shape: Shape = "auto",
     ages: str | Path | None = None,
     bad_ages: Literal["error", "count"] = "error",
+    few_ages: Literal["error", "count"] = "error",
     image_size: int = 112,
     fit: Fit = "error",
     heldout_share: float | None = None,
@@ -83,6 +84,8 @@ def prepare_source(
             `age_years`. None leaves the ages that the names tell, if any; no age is ever assumed.
         bad_ages: What to do with rows of that table that hold no age or name an image twice: "error" names the first,
             "count" leaves the images concerned without an age (see `bad_rows` of `label_ages`).
+        few_ages: What to do with a table of which most rows name no image while most images are not named: "error"
+            refuses it as that of another dataset, "count" takes what matches.
         image_size: Height and width of the images to make, in pixels.
         fit: What to do with images of another size (see `FITS`); not with `landmarks` or `detector`.
         heldout_share: Share of the identities to hold out. None goes by the role on the card: nobody of a training
@@ -122,7 +125,7 @@ def prepare_source(
     name = place.resolve().name if dataset == _OWN_IMAGES else dataset
     collection = open_collection(place, name=name, shape=shape, follow_links=follow_links)
     say(f"{collection.place} holds {len(collection):,} images as {collection.shape}: {SHAPES[collection.shape]}.")
-    collection, found_ages, coverage = _with_ages(collection, ages, bad_ages, card)
+    collection, found_ages, coverage = _with_ages(collection, ages, bad_ages, few_ages, card)
     say(coverage)
     split = _split(collection, heldout, validation, seed)
     n_decoded = itertools.count()
@@ -237,11 +240,15 @@ def _split(
 
 
 def _with_ages(
-    collection: ImageCollection, ages: str | Path | None, bad_ages: Literal["error", "count"], card: DatasetCard
+    collection: ImageCollection,
+    ages: str | Path | None,
+    bad_ages: Literal["error", "count"],
+    few_ages: Literal["error", "count"],
+    card: DatasetCard,
 ) -> tuple[ImageCollection, dict[str, Any], str]:
     """Join the ages, and say for machines and for people how many there are."""
     if ages is not None:
-        labelled, coverage = label_ages(collection, ages, bad_rows=bad_ages)
+        labelled, coverage = label_ages(collection, ages, bad_rows=bad_ages, few=few_ages)
         return labelled, coverage.to_dict(), str(coverage)
     n_images = len(collection)
     n_labelled = int(collection.table["age_years"].notna().sum())

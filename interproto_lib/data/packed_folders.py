@@ -191,7 +191,9 @@ def _with_ages(
 ) -> tuple[ImageCollection, AgeCoverage | None]:
     if ages is None:
         return collection, None
-    labelled, coverage = label_ages(collection, ages, unmatched="error" if unmatched_ages == "error" else "count")
+    labelled, coverage = label_ages(
+        collection, ages, unmatched="error" if unmatched_ages == "error" else "count", few="count"
+    )
     if coverage.n_rows_unmatched:
         warnings.warn(f"Rows of the age table are left out. {coverage}", stacklevel=3)
     return labelled, coverage

@@ -140,7 +140,8 @@ def describe_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> st
         now: The newer one.
 
     Returns:
-        A phrase, where `root` plays no part, as in "image_size was 56, now 112; fit was 'pad', now 'crop'"; empty when nothing is.
+        A phrase, as in "image_size was 56, now 112; fit was 'pad', now 'crop'"; empty when nothing is. `root` plays no
+        part in it.
 
     Example:
         >>> describe_difference({"image_size": 56, "settings": {"fit": "pad"}},

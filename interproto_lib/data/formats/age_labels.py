@@ -32,6 +32,17 @@ _CHUNK_ROWS = 2**16
 _MARK = b"\xef\xbb\xbf"  # a byte order mark
 
 
+@dataclass(frozen=True, eq=False)
+class AgeLabels(SourceTable):
+    """A list of age labels.
+
+    Attributes:
+        dataset: The folder of the dataset, which was taken off all paths.
+    """
+
+    dataset: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageAges:
     """The ages of a folder's images, and how much of the table went into them.
@@ -131,8 +142,8 @@ def age_table(file: Path) -> SourceTable:
         file: A .csv or .parquet with the columns `path` and `age_years`, or a list of age labels ending in .txt.
 
     Returns:
-        `path` and `age_years`, not yet numbers where they were read from text; from a list also `id`. Held by Arrow,
-        a list of 5.8 million lines takes half a GB.
+        `path` and `age_years`, not yet numbers where they were read from text; from a list (`AgeLabels`) also `id`. Held
+        by Arrow, a list of 5.8 million lines takes half a GB.
 
     Raises:
         ManifestError: There is no such file, or it is malformed.
@@ -144,7 +155,7 @@ def age_table(file: Path) -> SourceTable:
     return table
 
 
-def _age_labels_table(file: Path) -> SourceTable:
+def _age_labels_table(file: Path) -> AgeLabels:
     if not file.is_file():
         raise ManifestError(f"There is no list of age labels {file}. Check the path.")
     import pyarrow as pa
@@ -152,7 +163,8 @@ def _age_labels_table(file: Path) -> SourceTable:
     chunks: list[tuple[pa.Array, ...]] = []
     rows: list[tuple[str, str, str]] = []
     lines = array("q")
-    for number, row in _age_label_lines(file):
+    dataset = ""
+    for number, dataset, row in _age_label_lines(file):
         rows.append(row)
         lines.append(number)
         if len(rows) == _CHUNK_ROWS:
@@ -166,11 +178,12 @@ def _age_labels_table(file: Path) -> SourceTable:
         name: text_column(pa.chunked_array(list(pieces)))
         for name, pieces in zip(("path", "age_years", "id"), zip(*chunks, strict=True), strict=True)
     }
-    return SourceTable(frame=pd.DataFrame(columns), where=str(file), lines=np.asarray(lines, dtype=np.int64))
+    found = pd.DataFrame(columns)
+    return AgeLabels(frame=found, where=str(file), lines=np.asarray(lines, dtype=np.int64), dataset=dataset)
 
 
-def _age_label_lines(file: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
-    """Yield number, and path, age and id, of each line that is not blank."""
+def _age_label_lines(file: Path) -> Iterator[tuple[int, str, tuple[str, str, str]]]:
+    """Yield number, folder of the dataset, and path, age and id, of each line that is not blank."""
     dataset = ""
     with file.open("rb") as handle:
         contents = iter(functools.partial(handle.readline, _MAX_LINE_BYTES + 1), b"")
@@ -202,7 +215,7 @@ def _age_label_lines(file: Path) -> Iterator[tuple[int, tuple[str, str, str]]]:
                     f"the path {parts[1]!r} starts with {folder!r}, the lines before with {dataset!r}. Keep one list "
                     "for each dataset.",
                 )
-            yield number, (path, parts[2], parts[0])
+            yield number, dataset, (path, parts[2], parts[0])
 
 
 def _bad_line(file: Path, number: int, problem: str) -> ManifestError:
