@@ -242,7 +242,7 @@ def test_labels_that_are_damaged_are_refused_or_counted(tmp_path):
         "casia_webface", tmp_path / "source", tmp_path / "out", ages=tmp_path / "ages.txt", bad_ages="count"
     )
     assert report.ages["n_labelled"] == 24
-    assert report.ages["n_rows_bad_age"] == 1
+    assert report.ages["in_source"]["n_rows_bad_age"] == 1
     assert np.isnan(load_dataset(tmp_path / "out").manifest["age_years"].iloc[-1])
 
 

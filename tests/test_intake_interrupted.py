@@ -28,9 +28,9 @@ N_KILLED = 20
 SERVER = """
 import json, os, signal, sys, time
 from interproto_lib import cli
-from interproto_lib.data import intake, packed_images, packing
+from interproto_lib.data import packed_folders, packed_images, packing
 packed_images.BLOCK_BYTES = 8 * 112 * 112 * 3
-decode_image_bytes = intake.decode_image_bytes
+decode_image_bytes = packed_folders.decode_image_bytes
 
 def slowly(content):
     time.sleep(command["seconds_an_image"])
@@ -45,7 +45,7 @@ for line in sys.stdin:
     if child == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         packing.LOCK_WAIT_SECONDS = command["lock_wait_seconds"]
-        intake.decode_image_bytes = slowly
+        packed_folders.decode_image_bytes = slowly
         log = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1), os.dup2(log, 2)
         code = cli.main(command["arguments"])

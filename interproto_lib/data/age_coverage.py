@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -322,10 +321,10 @@ def _few_matched(
     begin = f" Its paths begin with {dataset}/, the images are those of {collection.name}." if dataset else ""
     return "\n".join(
         [
-            f"{table.where}: only {int(matched.sum()):,} of {len(matched):,} rows name an image of {collection.place}, and "
-            f"only {n_images_matched:,} of {len(collection):,} images are named.{begin} Labels of another dataset fit by "
-            "chance so. Give those of these images, or take these with few='count' (on the command line: --few-ages "
-            "count).",
+            f"{table.where}: only {int(matched.sum()):,} of {len(matched):,} rows name an image of {collection.place}, "
+            f"and only {n_images_matched:,} of {len(collection):,} images are named.{begin} Labels of another dataset "
+            "fit so by chance. Give those of these images, or take these with few='count' (on the command line: "
+            "--few-ages count).",
             *_pattern_lines("rows are no image", int((~matched).sum()), patterns, n_patterns),
             *_pattern_lines("images there are", len(collection), of_images, n_of_images),
         ]
@@ -340,11 +339,9 @@ def _is_another(dataset: str, collection: ImageCollection) -> bool:
     """Whether labels name another dataset; `casia-webface` and `casia_webface` are one, and so are `ms1m`, `ms1mv2`."""
     names = (dataset, collection.name, collection.place.name)
     asked, *known = (re.sub(r"[\W_]+", "", name.casefold()) for name in names)
-    least = _LEAST_COMMON_LETTERS
+    pairs = [sorted((asked, name), key=len) for name in known]
     return bool(asked) and not any(
-        asked == name
-        or (len(min(asked, name, key=len)) >= least and os.path.commonprefix((asked, name)) in (asked, name))
-        for name in known
+        long == short or (len(short) >= _LEAST_COMMON_LETTERS and long.startswith(short)) for short, long in pairs
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.data.age_coverage import label_ages
@@ -16,7 +16,7 @@ from interproto_lib.data.card_counts import count_dataset
 from interproto_lib.data.collections import ImageCollection
 from interproto_lib.data.detection import FaceDetector
 from interproto_lib.data.face_decoding import AlignmentOptions, aligned_decode
-from interproto_lib.data.formats.image_files import FITS, Fit, decode_image_bytes, fit_image
+from interproto_lib.data.formats.image_files import FITS, Fit
 from interproto_lib.data.formats.landmarks import LandmarkFile, read_landmarks
 from interproto_lib.data.intake_report import (
     IntakeReport,
@@ -25,7 +25,8 @@ from interproto_lib.data.intake_report import (
     split_members,
     write_rejected,
 )
-from interproto_lib.data.packed_images import Decode, DecodedImage
+from interproto_lib.data.packed_folders import MISFIT, fitting_decoder
+from interproto_lib.data.packed_images import Decode
 from interproto_lib.data.packing import RejectedImagesError, pack_collection
 from interproto_lib.data.registry import DatasetCard, not_found_message, read_card
 from interproto_lib.data.shapes import SHAPES, Shape, open_collection
@@ -128,12 +129,12 @@ def prepare_source(
     collection, found_ages, coverage = _with_ages(collection, ages, bad_ages, few_ages, card)
     say(coverage)
     split = _split(collection, heldout, validation, seed)
-    n_decoded = itertools.count()
+    n_before = len(collection)  # of a finished dataset
     decode, decoding, alignment_notes = _decoder(collection, image_size, fit, faces, options)
 
-    def counted(row: int, content: bytes) -> NDArray[np.uint8] | DecodedImage:
-        next(n_decoded)
-        return decode(row, content)
+    def begun(n_done: int) -> None:
+        nonlocal n_before
+        n_before = n_done
 
     try:
         prepared = pack_collection(
@@ -141,7 +142,7 @@ def prepare_source(
             folder,
             split=split,
             image_size=image_size,
-            decode=counted,
+            decode=decode,
             settings={
                 "format": collection.shape,
                 "card": dataset,
@@ -153,6 +154,7 @@ def prepare_source(
             on_rejected=on_rejected,
             n_threads=n_threads,
             progress=progress,
+            begun=begun,
         )
     except RejectedImagesError as error:
         paths = collection.table["path"]
@@ -162,7 +164,7 @@ def prepare_source(
         shown = "" if sheet is None else f" Some are shown in {sheet}."
         raise DatasetError(
             f"{error}\nAll are listed with their reasons in {file}; on the command line, --on-rejected drop leaves "
-            f"them out.{shown}"
+            f"them out.{shown}{_ways_to_fit(error, image_size)}"
         ) from error
     dropped = dropped_images(prepared)
     report = IntakeReport(
@@ -173,13 +175,13 @@ def prepare_source(
         image_size=image_size,
         counts=count_dataset(card, prepared.manifest, n_rejected=len(dropped)),
         splits=split_members(prepared.manifest),
-        ages=found_ages,
+        ages=_kept_ages(found_ages, prepared.manifest),
         rejected=dropped,
         contact_sheet=None if faces is None else _draw(draw_rejected, collection, dropped),
         others=collection.others,
         notes=(*collection.notes, *alignment_notes),
         seconds=time.perf_counter() - started,
-        n_decoded=next(n_decoded),
+        n_decoded=len(collection) - n_before,
     )
     report.write()
     return report
@@ -264,6 +266,25 @@ def _with_ages(
     )
 
 
+def _kept_ages(found: Mapping[str, Any], manifest: pd.DataFrame) -> dict[str, Any]:
+    """Give the ages for the report: those of the images that were kept, and what there was in the source."""
+    kept = {"n_images": len(manifest), "n_labelled": int(manifest["age_years"].notna().sum())}
+    return {"table": found["table"], **kept, "in_source": {key: found[key] for key in found if key != "table"}}
+
+
+def _ways_to_fit(error: RejectedImagesError, image_size: int) -> str:
+    """Say how images of another size are made to fit; empty where none is rejected for its size."""
+    n_misfits = sum(image.kind == MISFIT for image in error.rejected)
+    if not n_misfits:
+        return ""
+    ways = "; ".join(f"--fit {name}: {what}" for name, what in FITS.items() if name != "error")
+    return (
+        f"\n{n_misfits:,} of them can be read and are not {image_size} x {image_size} pixels. If they are photographs, "
+        "align their faces with --landmarks FILE or --detector MODEL.onnx. If they show aligned faces, say how to "
+        f"bring them to this size ({ways})."
+    )
+
+
 def _draw(
     draw_rejected: DrawRejected | None, collection: ImageCollection, rejected: Sequence[RejectedImage]
 ) -> Path | None:
@@ -304,8 +325,4 @@ def _decoder(
         )
         return aligned, {"alignment": aligned.settings}, aligned.notes
 
-    def fitted(row: int, content: bytes) -> DecodedImage:
-        image = decode_image_bytes(content)
-        return DecodedImage(np.asarray(fit_image(image, image_size, fit)), image.size)
-
-    return fitted, {"fit": fit}, ()
+    return fitting_decoder(image_size, fit), {"fit": fit}, ()

@@ -55,7 +55,8 @@ class IntakeReport:
         others: How many files of the source are no images of it, and the first of them.
         notes: What a reader of the source must know.
         seconds: How long it took, this time.
-        n_decoded: How many images were decoded this time; the others were there from an earlier, interrupted try.
+        n_decoded: How many images were read this time, the rejected ones included; the others were there from an
+            earlier, interrupted try.
     """
 
     dataset: str

@@ -36,7 +36,9 @@ from interproto_lib.data.shapes import open_collection
 from interproto_lib.data.splits import check_shares, choose_splits
 from interproto_lib.errors import ConfigError, DatasetError
 
-_MISFIT = "another size"
+MISFIT = "another size"
+"""The kind of rejected images that have another size than is wanted, where they are not to be scaled."""
+
 _MAX_NAMED = 10
 
 
@@ -163,7 +165,7 @@ def fitting_decoder(image_size: int, fit: Fit) -> Decode:
         try:
             pixels: NDArray[np.uint8] = np.asarray(fit_image(image, image_size, fit))
         except DatasetError as error:
-            raise ImageRejectedError(str(error), kind=_MISFIT) from error
+            raise ImageRejectedError(str(error), kind=MISFIT) from error
         return DecodedImage(pixels, image.size)
 
     return decode
@@ -200,8 +202,8 @@ def _with_ages(
 
 
 def _refuse_or_warn(collection: ImageCollection, packed: PackedImages, on_unreadable: str) -> None:
-    unreadable = [image for image in packed.rejected if image.kind != _MISFIT]
-    misfits = [image for image in packed.rejected if image.kind == _MISFIT]
+    unreadable = [image for image in packed.rejected if image.kind != MISFIT]
+    misfits = [image for image in packed.rejected if image.kind == MISFIT]
     if misfits or packed.n_kept == 0 or (unreadable and on_unreadable == "error"):
         error = refuse_rejected(collection, packed, way_out="on_unreadable='drop'")
         if not misfits or (unreadable and on_unreadable == "error"):

@@ -24,6 +24,8 @@ from interproto_lib.data.packing_journal import PackingJournal, PackingState, Re
 from interproto_lib.errors import ConfigError, DatasetError, DatasetNotFoundError, WriteError
 
 Progress = Callable[[int, int], None]
+Begun = Callable[[int], object]
+"""Told once, before anything is decoded, how many images were done by an earlier, interrupted packing."""
 
 JOURNAL_FILE = "journal.jsonl"
 HOPELESS_IMAGES = 1000
@@ -104,6 +106,7 @@ def pack_images(
     request: Mapping[str, Any],
     n_threads: int = 2,
     progress: Progress | None = None,
+    begun: Begun | None = None,
 ) -> PackedImages:
     """Decode the images of a collection and write their pixels, in order and without those that are rejected.
 
@@ -120,6 +123,7 @@ def pack_images(
         request: All that the pixels depend on, as JSON gives it back: a packing is gone on with for an equal one only.
         n_threads: How many threads read and decode, >= 1.
         progress: Called with the number of images done, those done earlier included, and the number of all.
+        begun: See `Begun`.
 
     Returns:
         What was packed and what was rejected.
@@ -136,6 +140,8 @@ def pack_images(
         state = _begin_or_go_on(journal, place, collection, request)
         if state.refused and _is_any_readable(collection, state.rejected, image_size, decode):
             state = journal.begin(request)
+    if begun is not None:
+        begun(state.n_done)
     if state.images_sha256 is None:
         _check_space(place, n_bytes=(len(collection) - state.n_done) * image_size * image_size * 3)
         with _opened_images(place, image_size, len(collection), state.n_kept) as images:

@@ -25,6 +25,7 @@ from interproto_lib.data.datasets import (
 )
 from interproto_lib.data.manifests import validate_manifest
 from interproto_lib.data.packed_images import (
+    Begun,
     Decode,
     PackedImages,
     Progress,
@@ -70,6 +71,7 @@ def pack_collection(
     on_rejected: Literal["error", "drop"],
     n_threads: int = 2,
     progress: Progress | None = None,
+    begun: Begun | None = None,
 ) -> FaceDataset:
     """Decode the images of a collection into a dataset folder, in little memory, however many they are.
 
@@ -98,6 +100,7 @@ def pack_collection(
             `settings["dropped"]`, counted by kind in `settings["rejected_counts"]`.
         n_threads: How many threads read and decode, >= 1; the result does not depend on it.
         progress: Called with the number of images done and the number of all; it starts where an earlier one stopped.
+        begun: See `Begun`; not called where the dataset is finished already.
 
     Returns:
         The dataset, images memory-mapped.
@@ -135,6 +138,7 @@ def pack_collection(
             request=request,
             n_threads=n_threads,
             progress=progress,
+            begun=begun,
         )
         if packed.n_kept == 0 or (packed.rejected and on_rejected == "error"):
             raise refuse_rejected(collection, packed)

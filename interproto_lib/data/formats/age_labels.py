@@ -142,8 +142,8 @@ def age_table(file: Path) -> SourceTable:
         file: A .csv or .parquet with the columns `path` and `age_years`, or a list of age labels ending in .txt.
 
     Returns:
-        `path` and `age_years`, not yet numbers where they were read from text; from a list (`AgeLabels`) also `id`. Held
-        by Arrow, a list of 5.8 million lines takes half a GB.
+        `path` and `age_years`, not yet numbers where they were read from text; `AgeLabels` from a list, also with `id`.
+        Held by Arrow, a list of 5.8 million lines takes half a GB.
 
     Raises:
         ManifestError: There is no such file, or it is malformed.
@@ -164,7 +164,8 @@ def _age_labels_table(file: Path) -> AgeLabels:
     rows: list[tuple[str, str, str]] = []
     lines = array("q")
     dataset = ""
-    for number, dataset, row in _age_label_lines(file):
+    for number, folder, row in _age_label_lines(file):
+        dataset = folder
         rows.append(row)
         lines.append(number)
         if len(rows) == _CHUNK_ROWS:
