@@ -19,6 +19,7 @@ import yaml
 from interproto_lib.errors import ConfigError, NotebookError, WriteError
 from interproto_lib.files import file_lock
 from interproto_lib.presets import (
+    AGEING_NOTEBOOK,
     NOTEBOOK_SECTIONS,
     PRESETS_DIR,
     STORY_NOTEBOOK,
@@ -288,7 +289,15 @@ def reproduce(
 
 
 def _check_graph(preset: Preset, notebooks_dir: Path, runs_dir: str | Path) -> None:
+    ageing = preset.sections[NOTEBOOK_SECTIONS[AGEING_NOTEBOOK]]
+    if ageing and ageing.get("run") not in preset.runs:
+        raise ConfigError(
+            f"Preset {preset.name!r}, section ageing: run is {ageing.get('run')!r}, expected one that the preset "
+            f"trains with age_method mtlface. Its runs: {', '.join(preset.runs)}."
+        )
     for name in NOTEBOOK_SECTIONS:
+        if name == AGEING_NOTEBOOK and not ageing:
+            continue
         runs: list[dict[str, Any]] = [{}]
         if name == TRAINING_NOTEBOOK:
             methods = {**preset.methods, **preset.ablation_methods}

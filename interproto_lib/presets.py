@@ -31,6 +31,7 @@ ABLATIONS_NOTEBOOK = "07_ablations"
 STORY_NOTEBOOK = "00_start_here"
 """The notebook that tells what the runs found; its HTML is the report, which links to those of the others."""
 
+AGEING_NOTEBOOK = "10_face_ageing"
 NOTEBOOK_SECTIONS: dict[str, str] = {
     "01_datasets_and_ages": "dataset",
     TRAINING_NOTEBOOK: "train",
@@ -39,13 +40,14 @@ NOTEBOOK_SECTIONS: dict[str, str] = {
     VERIFICATION_NOTEBOOK: "verification",
     "06_identification": "identification",
     ABLATIONS_NOTEBOOK: "ablations",
+    AGEING_NOTEBOOK: "ageing",
     STORY_NOTEBOOK: "story",
 }
 """Notebook -> the section of a preset that holds its parameters, in the order of the batch graph. The first prepares
 the dataset, the last tells the story; those between the training and the last are analyses of the finished runs and
-may run side by side."""
+may run side by side. Faces are aged only where a preset has a section `ageing`, which names the `run` to do it with."""
 
-ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-1]
+ANALYSIS_NOTEBOOKS: tuple[str, ...] = tuple(NOTEBOOK_SECTIONS)[2:-2]
 """The notebooks that read finished runs, each on its own."""
 
 LIKE = "like"
