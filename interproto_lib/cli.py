@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     reproduce.add_argument("--preset", default="demo", help="name or .yaml file (default: %(default)s)")
     reproduce.add_argument("--cores", type=positive, default=2, help="CPU cores to use (default: %(default)s)")
-    reproduce.add_argument("--dry-run", action="store_true", help="only print what would run")
+    reproduce.add_argument("--dry-run", action="store_true", help="print an estimate of the cost and what would run")
     add_runs_dir(reproduce)
     reproduce.add_argument("--notebooks-dir", help="folder of the notebooks (default: the project's)")
     reproduce.set_defaults(action=_reproduce)
@@ -287,7 +287,10 @@ def _check(options: argparse.Namespace) -> None:
     from interproto_lib.progress import count_progress
 
     progress = count_progress(f"{options.folder.name}: checking", unit="byte")
-    _report(check_prepared(options.folder, source=options.source, progress=progress), options)
+    report = check_prepared(options.folder, source=options.source, progress=progress)
+    _report(report, options)
+    if report.is_source_changed:
+        raise DatasetError(f"{options.source} is not what {options.folder} was made of, see above.")
 
 
 def _refuse_options(options: argparse.Namespace, *names: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,29 @@ def test_the_ages_of_the_report_are_those_of_the_images_kept(tmp_path, capsys):
     ages = preparation(tmp_path / "out")["ages"]
     assert (ages["n_labelled"], ages["n_images"]) == (24, 25)
     assert (ages["in_source"]["n_labelled"], ages["in_source"]["n_images"]) == (25, 26)
+
+
+def test_check_fails_where_the_source_is_another(tmp_path, capsys):
+    casia(tmp_path / "source")
+    run(capsys, "prepare", "casia_webface", tmp_path / "source", tmp_path / "out")
+    arguments = ["check", tmp_path / "out", "--source", tmp_path / "source"]
+    assert run(capsys, *arguments)[0] == 0
+    index = json.loads((tmp_path / "out" / "dataset.json").read_text(encoding="utf-8"))
+    recorded = index["settings"]["packing"]["fingerprint"]
+    index["settings"]["packing"]["fingerprint"] = recorded.partition(":")[0]  # as before it had two parts
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(index), encoding="utf-8")
+    assert run(capsys, *arguments)[0] == 0
+    index["settings"]["packing"]["fingerprint"] = recorded
+    (tmp_path / "out" / "dataset.json").write_text(json.dumps(index), encoding="utf-8")
+
+    image = tmp_path / "source" / "000000" / "00000001.jpg"
+    os.utime(image, (1, 1))
+    code, told, error = run(capsys, *arguments)
+    assert code == 2
+    assert "as many images as then" in told
+    assert "same names and sizes, only times of change differ" in told
+    assert f"{tmp_path / 'source'} is not what {tmp_path / 'out'} was made of" in error
+    image.write_bytes(image.read_bytes() + b"x")
+    code, told, _ = run(capsys, *arguments)
+    assert code == 2
+    assert "files were added, removed or written anew" in told

@@ -10,6 +10,7 @@ from typing import cast
 from interproto_lib.data.card_counts import CardCount, count_dataset
 from interproto_lib.data.datasets import FaceDataset, load_dataset, verify_dataset
 from interproto_lib.data.intake_report import count_lines, dropped_images, split_line, split_members
+from interproto_lib.data.packing_journal import fingerprint_difference
 from interproto_lib.data.registry import read_card
 from interproto_lib.data.shapes import Shape, open_collection
 from interproto_lib.errors import DatasetError
@@ -27,6 +28,7 @@ class PreparedReport:
         counts: Identities, images and children beside the numbers on the card; empty without a card.
         splits: For each split its images and its identities.
         source: What was found at the source; empty when it was not asked for.
+        is_source_changed: Whether its files are others than those that were prepared; False when it was not asked for.
     """
 
     folder: Path
@@ -36,6 +38,7 @@ class PreparedReport:
     counts: tuple[CardCount, ...]
     splits: dict[str, dict[str, int]]
     source: str
+    is_source_changed: bool
 
     def __str__(self) -> str:
         return "\n".join(
@@ -74,6 +77,7 @@ def check_prepared(
     counts: tuple[CardCount, ...] = ()
     if card:
         counts = count_dataset(read_card(str(card)), dataset.manifest, n_rejected=len(dropped_images(dataset)))
+    found, is_changed = ("", False) if source is None else _compare_source(Path(source), dataset)
     return PreparedReport(
         folder=place,
         name=dataset.name,
@@ -81,11 +85,13 @@ def check_prepared(
         image_size=dataset.image_size,
         counts=counts,
         splits=split_members(dataset.manifest),
-        source="" if source is None else _compare_source(Path(source), dataset),
+        source=found,
+        is_source_changed=is_changed,
     )
 
 
-def _compare_source(source: Path, dataset: FaceDataset) -> str:
+def _compare_source(source: Path, dataset: FaceDataset) -> tuple[str, bool]:
+    """Say whether the files of the source are those that were prepared, for people and for machines."""
     packing = dataset.settings.get("packing")
     recorded = packing.get("fingerprint") if isinstance(packing, dict) else None
     if recorded is None:
@@ -99,11 +105,12 @@ def _compare_source(source: Path, dataset: FaceDataset) -> str:
         shape=cast(Shape, str(dataset.settings.get("format", "auto"))),
         follow_links=dataset.settings.get("follow_links") is True,
     )
-    if now.fingerprint == recorded:
-        return f"{source} has not changed since: the same files, sizes and times."
+    difference = fingerprint_difference(str(recorded), now.fingerprint)
+    if not difference:
+        return f"{source} has not changed since: the same files, sizes and times.", False
     n_before = len(dataset) + len(dropped_images(dataset))
     listed = f"it holds {len(now):,} images, then {n_before:,}" if len(now) != n_before else "as many images as then"
     return (
-        f"{source} has changed since ({listed}): files were added, removed or written anew. Prepare it again into "
-        "another folder to work with it as it is now."
-    )
+        f"{source} has changed since ({listed}): {difference}. Prepare it again into another folder to work with it as "
+        "it is now."
+    ), True

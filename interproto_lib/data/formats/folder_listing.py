@@ -38,7 +38,7 @@ class FolderListing:
         folders: Names of the folders directly below `root`, in natural order.
         n_others: How many files are no images by their ending.
         other_examples: The first ten of them.
-        fingerprint: SHA-256 of path, size and time of the last change of each image.
+        fingerprint: Path, size and time of the last change of each image, see `FileFingerprint`.
     """
 
     root: Path
@@ -130,7 +130,7 @@ def list_folder(
         folders=folders,
         n_others=n_others,
         other_examples=tuple(examples),
-        fingerprint=images.digest.hexdigest(),
+        fingerprint=str(images.fingerprint),
     )
 
 
@@ -145,11 +145,30 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if odd % 2 else part for odd, part in enumerate(parts)), name
 
 
+class FileFingerprint:
+    """Two SHA-256 with a colon between them: of path, size and time of the last change of files, and without the times.
+
+    So it can be told whether files were only copied. Written as text, it is equal while nothing has changed.
+    """
+
+    def __init__(self) -> None:
+        self._with_times = hashlib.sha256()
+        self._without_times = hashlib.sha256()
+
+    def add(self, path: str, size: int, modified_ns: int) -> None:
+        """Take a file: its path below the source, its bytes, its last change in nanoseconds."""
+        self._with_times.update(f"{path}\0{size}\0{modified_ns}\n".encode("utf-8", "surrogateescape"))
+        self._without_times.update(f"{path}\0{size}\n".encode("utf-8", "surrogateescape"))
+
+    def __str__(self) -> str:
+        return f"{self._with_times.hexdigest()}:{self._without_times.hexdigest()}"
+
+
 class _Images:
     """Images as they come, kept as Arrow arrays of some ten thousand rows each."""
 
     def __init__(self) -> None:
-        self.digest = hashlib.sha256()
+        self.fingerprint = FileFingerprint()
         self.n_images = 0
         self.n_since_flush = 0
         self._paths: list[str] = []
@@ -160,7 +179,7 @@ class _Images:
         """Take the images of one folder."""
         for name, (size, modified_ns) in images.items():
             path = _joined(below, name)
-            self.digest.update(f"{path}\0{size}\0{modified_ns}\n".encode())
+            self.fingerprint.add(path, size, modified_ns)
             self._paths.append(path)
         self._parents += [below] * len(images)
         self.n_images += len(images)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.data.collections import ImageCollection, text_column
+from interproto_lib.data.formats.folder_listing import FileFingerprint
 from interproto_lib.data.formats.record_file import RecordFile, RecordHeads
 from interproto_lib.data.formats.record_index import HOW_TO_SCAN
 from interproto_lib.errors import DatasetError, DatasetNotFoundError
@@ -338,9 +337,9 @@ def _with_zeros(numbers: NDArray[np.int64], width: int) -> pa.Array:
 
 
 def _fingerprint(rec: Path, idx: Path | None) -> str:
-    digest = hashlib.sha256()
+    fingerprint = FileFingerprint()
     for file in (rec, idx, rec.with_name(PROPERTY_FILE)):
         if file is not None and file.is_file():
             status = file.stat()
-            digest.update(os.fsencode(file.name) + f"\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+            fingerprint.add(file.name, status.st_size, status.st_mtime_ns)
+    return str(fingerprint)
