@@ -254,9 +254,10 @@ def model_costs(run: RunFolder) -> ModelCosts:
         backbone = build_recogniser(config, image_size=image_size)
         method = METHODS[config.age_method](config, backbone) if config.age_method != "none" else None
     of_method = count_parameters(method) if method else 0
+    n_prototypes = len(run.classes) if run.prototypes_from in ("training", "head") else 0  # means are no parameters
     return ModelCosts(
         inference_parameters=count_parameters(backbone),
-        training_parameters=len(run.classes) * config.embedding_dim + of_method,
+        training_parameters=n_prototypes * config.embedding_dim + of_method,
         multiply_adds=count_multiply_adds(backbone, image_size),
         method_parameters=of_method,
     )

@@ -11,6 +11,7 @@ from interproto_lib.analysis.comparison import paired_with_baseline
 from interproto_lib.analysis.held_out import JudgingRules
 from interproto_lib.analysis.statistics import PairedDifference, mean_and_std, paired_differences
 from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
+from interproto_lib.methods import METHODS
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.comparison import SPLIT_WORDS
 from interproto_lib.views.held_out import CHILD_ADULT_GAPS, gap_words
@@ -365,7 +366,11 @@ def _imported_row(method: str, spelling: str, runs: Sequence[RunFolder]) -> dict
 
 
 def _margin_words(config: TrainConfig) -> str:
-    if config.margin_loss == "softmax":
-        return "softmax"
-    words = f"{config.margin_loss}, s = {config.scale:g}"
-    return f"{words}, m = {config.margin:g}" if config.margin_loss != "normface" else words
+    words: list[str] = [config.margin_loss]
+    if config.margin_loss not in ("softmax", "sphereface"):
+        words.append(f"s = {config.scale:g}")
+    if config.margin_loss not in ("softmax", "normface"):
+        words.append(f"m = {config.margin:g}")
+    if config.age_method != "none":
+        words.append(f"with {METHODS[config.age_method].title}")
+    return ", ".join(words)

@@ -256,6 +256,20 @@ def symmetric_limit(arrays: Iterable[np.ndarray], *, quantile: float = 0.995, st
     return max(step, round(float(np.ceil(np.quantile(absolute, quantile) / step - 1e-9)) * step, 10))
 
 
+_SPELT = {
+    "arcface": "ArcFace",
+    "cosface": "CosFace",
+    "normface": "NormFace",
+    "softmax": "Softmax",
+    "sphereface": "SphereFace",
+    "curricularface": "CurricularFace",
+    "adaface": "AdaFace",
+    "broadface": "BroadFace",
+    "dal": "DAL",
+    "mtlface": "MTLFace",
+}
+
+
 def display_names(names: Iterable[str], *, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """Write the names of methods for people: those of the paper are spelt as there, others keep their words.
 
@@ -269,11 +283,14 @@ def display_names(names: Iterable[str], *, given: Mapping[str, str] | None = Non
     Example:
         >>> display_names(["arcface", "inter_prototype_strong"])
         {'arcface': 'ArcFace', 'inter_prototype_strong': 'Inter-Prototype strong'}
+        >>> list(display_names(["mv-am-interproto", "oe-cnn", "dal"]).values())
+        ['MV-AM Inter-Prototype', 'OE-CNN', 'DAL']
     """
-    spelt = {"arcface": "ArcFace", "cosface": "CosFace", "normface": "NormFace", "softmax": "Softmax"}
     result = {}
     for name in names:
         text = re.sub("inter_?proto(type)?", "Inter-Prototype", name.replace("-", "_"))
-        text = " ".join(spelt.get(word, word) for word in text.split("_") if word)
+        for spelling in ("MV-AM", "MV-Arc", "OE-CNN", "AE-CNN"):
+            text = re.sub(rf"\b{spelling.replace('-', '_')}(?=_|$)", spelling, text, flags=re.IGNORECASE)
+        text = " ".join(_SPELT.get(word, word) for word in text.split("_") if word)
         result[name] = (given or {}).get(name, text)
     return result
