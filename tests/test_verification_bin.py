@@ -88,6 +88,43 @@ def test_names_of_numpy_before_version_2(tmp_path: Path):
     assert read(tmp_path, older)[0] == IMAGES
 
 
+def python_2_protocol_0(images: list[bytes], labels: list[bool]) -> bytes:
+    """What Python 2 writes where no protocol is named: `S` and the repr of its text, whose bytes are those of a str."""
+    parts = [b"((lp0\n"]
+    for number, image in enumerate(images):
+        parts += [b"S", repr(image)[1:].encode("ascii"), b"\np%d\na" % (number + 1)]
+    parts += [b"(lp100\n", *(b"I01\na" if label else b"I00\na" for label in labels), b"tp101\n."]
+    return b"".join(parts)
+
+
+def test_python_2_without_a_protocol(tmp_path: Path):
+    """Every byte, with both quotes, backslashes and ends of line among them."""
+    every = [bytes(range(256)), bytes(reversed(range(256))), b"'\\'", b'"\n\\n"', b"\\x41", b"\\", b"it's", *IMAGES[7:]]
+    content = python_2_protocol_0(every, LABELS)
+    assert pickle.loads(content, encoding="bytes") == (every, LABELS)
+    images, same = read(tmp_path, content)
+    assert images == every
+    assert same.tolist() == LABELS
+
+
+@pytest.mark.parametrize(
+    "text", [b"'a", b"a'", b"'", b"", b"'a\"", b"a", b"'\\'", b"'\\q'", b"'\\x4'", b"'\\777'", b"'a\\'"]
+)
+def test_texts_that_are_cut_or_mean_nothing(tmp_path: Path, text: bytes):
+    content = python_2_protocol_0(IMAGES[:2], [True])
+    start = content.index(b"S")
+    with pytest.raises(DatasetError, match="damaged or cut short"):
+        read(tmp_path, content[: start + 1] + text + content[content.index(b"\n", start) :])
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("dtype", [">i8", "<i8", ">u2", "i1", "u1", "<i4"])
+def test_labels_as_whole_numbers(tmp_path: Path, protocol: int, dtype: str):
+    numbers = np.array([int(label) for label in LABELS], dtype=dtype)
+    for labels in (numbers, list(numbers), numbers.tolist()):
+        assert read(tmp_path, pickle.dumps((IMAGES, labels), protocol=protocol))[1].tolist() == LABELS
+
+
 class Attack:
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = (function, arguments)
@@ -187,10 +224,14 @@ def test_too_many_instructions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (([*IMAGES[:7], "text"], LABELS), "image 7: found a value of type str"),
         (([*IMAGES[:7], None], LABELS), "image 7: found nothing"),
         (([*IMAGES[:7], np.array(LABELS)], LABELS), "image 7: found an array of b1"),
-        ((IMAGES, [1, 0, 1, 0]), "label 0: found a value of type int, expected a truth value"),
+        ((IMAGES, [1, 0, 2, 0]), "label 2: found 2, expected 0 or 1"),
+        ((IMAGES, [1, 0, 1, -1]), "label 3: found -1, expected 0 or 1"),
+        ((IMAGES, [1, 0, 1, 1 << 5000]), "label 3: found a huge number"),
+        ((IMAGES, [1, 0, 1.0, 0]), "label 2: found a value of type float|the instruction BINFLOAT"),
         ((IMAGES, "1010"), "a value of type str for its labels"),
-        ((IMAGES, np.array([1, 0, 1, 0])), "numbers of type 'i8'"),
-        ((IMAGES, np.array([1, 0, 1, 0], dtype=np.uint8)), "an array of u1 for its labels"),
+        ((IMAGES, np.array([1, 0, 1, 0], dtype=float)), "numbers of type 'f8'"),
+        ((IMAGES, np.array([1, 0, 3, 0], dtype=np.uint8)), "the labels hold 3, expected 0 and 1"),
+        ((IMAGES, np.array([1, 0, 256, 0], dtype=">i2")), "the labels hold 256, expected 0 and 1"),
         ((IMAGES[0], LABELS), "a value of type bytes for its images"),
         (([np.zeros((2, 2), dtype=np.uint8)], LABELS), "not a single row"),
         ((IMAGES, LABELS, LABELS), "holds a tuple of 3, expected two lists"),
@@ -233,11 +274,12 @@ def test_files_cut_short(tmp_path: Path, writer: str):
             read(tmp_path, whole[:length])
 
 
-@pytest.mark.parametrize("writer", ["python 2", "python 3", "numpy"])
+@pytest.mark.parametrize("writer", ["python 2", "protocol 0", "python 3", "numpy"])
 def test_mutated_files_give_images_or_a_named_error(tmp_path: Path, writer: str):
     small = [bytes([seed]) * 3 for seed in range(8)]  # little content, so that most changes hit instructions
     whole = {
         "python 2": python_2(small, LABELS),
+        "protocol 0": python_2_protocol_0(small, LABELS),
         "python 3": pickle.dumps((small, LABELS), protocol=2),
         "numpy": pickle.dumps(([np.frombuffer(row, dtype=np.uint8) for row in small], list(np.array(LABELS)))),
     }[writer]

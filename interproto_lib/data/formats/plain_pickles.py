@@ -8,9 +8,12 @@ name, and what they would do is done here.
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import pickletools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +22,20 @@ from interproto_lib.errors import DatasetError
 MAX_INSTRUCTIONS = 2_000_000
 """Most instructions that are carried out: a file of 6,000 pairs has about 50,000."""
 
+_OPCODES = {opcode.code.encode("latin-1"): opcode for opcode in pickletools.opcodes}
 _CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _PUSH_ARGUMENT = (
     *("INT", "LONG", "LONG1", "LONG4", "BININT", "BININT1", "BININT2"),
     *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
     *("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
 )
-_PUSH_PYTHON_2_TEXT = ("STRING", "BINSTRING", "SHORT_BINSTRING")
+_PUSH_PYTHON_2_TEXT = ("BINSTRING", "SHORT_BINSTRING")
+_QUOTED = re.compile(rb"(?:[^\\]++|\\(?:[\\'\"abfnrtv]|x[0-9a-fA-F]{2}))*+")
+"""What Python 2 writes between the quotes of a text: bytes, and escapes of those that cannot be printed."""
+
+_NUMBERS = {"u1": 1, "b1": 1, "i1": 1, "u2": 2, "i2": 2, "u4": 4, "i4": 4, "u8": 8, "i8": 8}
+"""Types of arrays, each with its bytes."""
+
 _NO_EFFECT = ("PROTO", "FRAME")
 
 
@@ -42,23 +52,25 @@ class _Import:
 
 @dataclass
 class _Dtype:
-    """The type of an array: "u1" or "b1"."""
+    """The type of an array, a key of `_NUMBERS`, and its byte order."""
 
     code: str
+    is_big_endian: bool = False
 
 
 @dataclass
 class PickledArray:
-    """An array of bytes or truth values: its type and its memory; both None until its state is read."""
+    """A row of bytes, truth values or whole numbers: its type and its memory; both None until its state is read."""
 
     dtype: str | None = None
     content: bytes | None = None
+    is_big_endian: bool = False
 
 
 def read_plain_pickle(content: bytes) -> Any:
     """Read a pickle of plain values, of any protocol.
 
-    Texts of Python 2 are returned as bytes; arrays of numpy that are a single row of uint8 or truth values as
+    Texts of Python 2 are returned as bytes; arrays of numpy that are a single row of whole numbers or truth values as
     `PickledArray`. Time grows in proportion to the content, memory to at most about six times its size.
 
     Args:
@@ -94,6 +106,36 @@ def called(value: Any) -> str:
     return "nothing" if value is None else f"a value of type {type(value).__name__}"
 
 
+def _instructions(content: bytes) -> Iterator[tuple[str, Any]]:
+    """Yield names and arguments of the instructions of a pickle; nothing is carried out.
+
+    As `pickletools.genops`, but texts of protocol 0 are bytes, where that takes them for ASCII.
+    """
+    file = io.BytesIO(content)
+    while code := file.read(1):
+        opcode = _OPCODES.get(code)
+        if opcode is None:
+            raise ValueError(f"there is no instruction {code!r}")
+        if opcode.name == "STRING":
+            yield opcode.name, _unquoted(file.readline())
+        else:
+            yield opcode.name, None if opcode.arg is None else opcode.arg.reader(file)
+        if opcode.name == "STOP":
+            return
+    raise ValueError("its end is missing")
+
+
+def _unquoted(line: bytes) -> bytes:
+    """Give the bytes of a text as protocol 0 writes it: a line, in quotes, with escapes."""
+    quoted = line.removesuffix(b"\n")
+    inner = quoted[1:-1]
+    if len(quoted) < 2 or quoted == line or quoted[:1] not in (b"'", b'"') or quoted[-1:] != quoted[:1]:
+        raise ValueError("a text without its quotes")
+    if not _QUOTED.fullmatch(inner):
+        raise ValueError("a text with an escape that means nothing")
+    return codecs.escape_decode(inner)[0]
+
+
 class _Machine:
     """Carries out the instructions of a pickle that builds lists, tuples, bytes, texts, numbers and truth values.
 
@@ -109,8 +151,7 @@ class _Machine:
     def run(self, content: bytes) -> Any:
         """Return what the pickle builds."""
         argument: Any
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-            name = opcode.name
+        for number, (name, argument) in enumerate(_instructions(content)):
             if name == "STOP":
                 break
             if number >= MAX_INSTRUCTIONS:
@@ -119,7 +160,7 @@ class _Machine:
                 continue
             if name in _CONSTANTS:
                 self._stack.append(_CONSTANTS[name])
-            elif name in _PUSH_ARGUMENT:
+            elif name in _PUSH_ARGUMENT or name == "STRING":
                 self._stack.append(argument)
             elif name in _PUSH_PYTHON_2_TEXT:
                 self._stack.append(argument.encode("latin-1"))
@@ -213,7 +254,9 @@ class _Machine:
         if isinstance(value, PickledArray):
             _, shape, dtype, _, content = state
             _fill(value, content, dtype, shape)
-        elif not isinstance(value, _Dtype):  # the state of a type is its byte order, which single bytes have not
+        elif isinstance(value, _Dtype):  # its byte order, and what only other types have
+            value.is_big_endian = state[1] in (">", b">")
+        else:
             raise DatasetError(f"the pickle sets the state of {called(value)}; it is not set")
         self._stack.append(value)
 
@@ -252,9 +295,10 @@ def _fill(array: PickledArray, content: Any, dtype: Any, shape: Any) -> None:
         raise ValueError("an array without content, type or shape")
     if not all(type(n) is int and 0 <= n <= len(content) for n in shape) or len(shape) > 3:
         raise ValueError("the shape of an array is wrong")
-    if math.prod(shape) != len(content) or max(shape, default=1) != len(content):
+    n_values, n_left = divmod(len(content), _NUMBERS[dtype.code])
+    if n_left or math.prod(shape) != n_values or max(shape, default=1) != n_values:
         raise ValueError("an array is not a single row, as encoded images and labels are")
-    array.dtype, array.content = dtype.code, content
+    array.dtype, array.content, array.is_big_endian = dtype.code, content, dtype.is_big_endian
 
 
 def _encode(arguments: tuple[Any, ...]) -> bytes:
@@ -281,27 +325,31 @@ def _array_from_buffer(arguments: tuple[Any, ...]) -> PickledArray:
 
 
 def _dtype(arguments: tuple[Any, ...]) -> _Dtype:
-    """The type of an array: `numpy.dtype("u1", ...)`; bytes and truth values only."""
+    """The type of an array: `numpy.dtype("u1", ...)`; whole numbers and truth values only."""
     code = arguments[0].decode("ascii") if isinstance(arguments[0], bytes) else arguments[0]
     if not isinstance(code, str):
         raise ValueError("an array whose type is no text")
-    if code not in ("u1", "b1"):
-        raise DatasetError(f"the pickle holds numbers of type {code[:20]!r}, expected bytes or truth values")
+    if code not in _NUMBERS:
+        raise DatasetError(f"the pickle holds numbers of type {code[:20]!r}, expected whole numbers or truth values")
     return _Dtype(code)
 
 
-def _truth_value(arguments: tuple[Any, ...]) -> bool:
-    """A truth value of numpy: `numpy._core.multiarray.scalar(dtype, content)`."""
+def _number(arguments: tuple[Any, ...]) -> int:
+    """A truth value or whole number of numpy: `numpy._core.multiarray.scalar(dtype, content)`."""
     dtype, content = arguments
-    if not isinstance(dtype, _Dtype) or dtype.code != "b1" or content not in (b"\0", b"\1"):
-        raise ValueError("a number of numpy that is no truth value")
-    return bool(content == b"\1")
+    _fill(PickledArray(), content, dtype, (1,))
+    value = int.from_bytes(content, "big" if dtype.is_big_endian else "little", signed=dtype.code.startswith("i"))
+    if dtype.code != "b1":
+        return value
+    if value > 1:
+        raise ValueError("a truth value of numpy that is neither true nor false")
+    return bool(value)
 
 
 _CALLS: dict[str, Callable[[tuple[Any, ...]], Any]] = {
     "_codecs.encode": _encode,
     "numpy._core.multiarray._reconstruct": _empty_array,
-    "numpy._core.multiarray.scalar": _truth_value,
+    "numpy._core.multiarray.scalar": _number,
     "numpy._core.numeric._frombuffer": _array_from_buffer,
     "numpy.dtype": _dtype,
 }

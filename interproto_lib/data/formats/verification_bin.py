@@ -24,6 +24,7 @@ MAX_PAIRS = MAX_INSTRUCTIONS // 10
 """Most pairs that are written, 200,000, so that the file can be read. The known ones have 6,000 or 7,000."""
 
 _PROTOCOL = 4  # bytes as bytes; read by Python 3.4 and later
+_MOST_BITS = 64
 _FORMATS = ("JPEG", "PNG", "BMP")
 _MODES = ("RGB", "L", "P", "1", "RGBA", "LA")
 
@@ -32,8 +33,8 @@ def read_verification_bin(path: str | Path) -> tuple[list[bytes], NDArray[np.boo
     """Read a verification file of insightface: `(list of 2N encoded images, list of N booleans)` as a pickle.
 
     Read are all pickle protocols of Python 2 and 3, images as bytes, Python 2 texts or numpy arrays of uint8, labels as
-    truth values of Python or numpy. Nothing in the file is run, whatever it asks for (see `read_plain_pickle`). The
-    images are not decoded (see `decode_image`); images 2i and 2i + 1 make pair i.
+    truth values or whole numbers, 0 and 1, of Python or numpy. Nothing in the file is run, whatever it asks for (see
+    `read_plain_pickle`). The images are not decoded (see `decode_image`); images 2i and 2i + 1 make pair i.
 
     Args:
         path: The file, at most `MAX_FILE_BYTES`. Reading takes about three times its size in memory.
@@ -185,14 +186,18 @@ def _check_content(file: Path, found: Any) -> tuple[list[bytes], NDArray[np.bool
 
 
 def _check_labels(file: Path, labels: Any) -> NDArray[np.bool_]:
-    if isinstance(labels, PickledArray) and labels.dtype == "b1" and labels.content is not None:
-        values = np.frombuffer(labels.content, dtype=np.uint8)
-        if (values > 1).any():
-            raise DatasetError(f"{file}: the labels are no truth values (found {int(values.max())}).")
+    if isinstance(labels, PickledArray) and labels.dtype is not None and labels.content is not None:
+        kind = np.dtype(labels.dtype.replace("b", "u")).newbyteorder(">" if labels.is_big_endian else "<")
+        values = np.frombuffer(labels.content, dtype=kind)
+        if not np.isin(values, (0, 1)).all():
+            raise DatasetError(f"{file}: the labels hold {int(values.max())}, expected 0 and 1, or truth values.")
         return values.astype(bool)
     if not isinstance(labels, (list, tuple)):
         raise DatasetError(f"{file} holds {called(labels)} for its labels, expected a list of truth values.")
     for number, label in enumerate(labels):
-        if not isinstance(label, bool):
+        if not isinstance(label, int):
             raise DatasetError(f"{file}, label {number}: found {called(label)}, expected a truth value.")
+        if label not in (0, 1):
+            found = str(label) if label.bit_length() < _MOST_BITS else "a huge number"
+            raise DatasetError(f"{file}, label {number}: found {found}, expected 0 or 1, or a truth value.")
     return np.array(labels, dtype=bool)
