@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import typing
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.setting_checks import checked_type, require
+from interproto_lib.setting_checks import checked_type, refuse_unknown, require
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -258,11 +257,7 @@ class TrainConfig:
         Raises:
             ConfigError: A name is unknown or a value is wrong.
         """
-        unknown = sorted(set(settings) - set(_HINTS))
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], _HINTS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"Unknown training setting {unknown[0]!r}{hint} Known settings: {', '.join(_HINTS)}.")
+        refuse_unknown(settings, _HINTS, what="training setting")
         return cls(**settings)
 
     @classmethod

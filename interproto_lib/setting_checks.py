@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from interproto_lib.errors import ConfigError
@@ -63,3 +65,22 @@ def checked_type(name: str, value: Any, hint: Any) -> Any:
     if hint is float and not math.isfinite(value):
         raise ConfigError(f"{name}={value!r}: must be finite")
     return value
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], *, what: str) -> None:
+    """Refuse names that do not exist.
+
+    Args:
+        given: The names given.
+        known: All names there are.
+        what: What they name, as in "training setting".
+
+    Raises:
+        ConfigError: A name is unknown; the message names it, the closest one and all there are.
+    """
+    names = list(known)
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], names, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        raise ConfigError(f"Unknown {what} {unknown[0]!r}{hint} Known: {', '.join(names)}.")

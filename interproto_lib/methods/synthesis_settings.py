@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 
 from interproto_lib.errors import ConfigError
 from interproto_lib.methods.face_synthesis import GROUP_STARTS_YEARS
-from interproto_lib.setting_checks import checked_type, require
+from interproto_lib.setting_checks import checked_type, refuse_unknown, require
 
 UNDECISIVE_SYNTHESIS_SETTINGS: frozenset[str] = frozenset(
     {"device", "threads", "log_every_steps", "checkpoint_every_steps"}
@@ -127,11 +126,7 @@ class SynthesisConfig:
         Raises:
             ConfigError: A name is unknown or a value is wrong.
         """
-        unknown = sorted(set(settings) - set(_HINTS))
-        if unknown:
-            close = difflib.get_close_matches(unknown[0], _HINTS, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "."
-            raise ConfigError(f"Unknown synthesis setting {unknown[0]!r}{hint} Known settings: {', '.join(_HINTS)}.")
+        refuse_unknown(settings, _HINTS, what="synthesis setting")
         return cls(**settings)
 
     @classmethod
