@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
+_MADE_HERE = ("dataset.json", "packing", "rejected.csv")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,6 +153,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=positive, default=2, help="threads that decode (default: %(default)s)")
     parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the source")
+    parser.add_argument(
+        "--relabel", action="store_true", help="give a finished dataset these ages and shares, and keep its images"
+    )
     parser.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
     parser.set_defaults(action=_prepare)
 
@@ -224,47 +229,50 @@ def _prepare(options: argparse.Namespace) -> None:
     from interproto_lib.data.intake_report import REJECTED_SHEET
     from interproto_lib.data.registry import read_card
     from interproto_lib.data.verification_files import VERIFICATION_ENDING, check_verification_file
-    from interproto_lib.progress import count_progress
+    from interproto_lib.progress import shown_progress
 
     signal.signal(signal.SIGTERM, _stop)
+    _check_order(options)
     card = read_card(options.dataset)
     if options.source.suffix.lower() == VERIFICATION_ENDING and not options.source.is_dir():
-        _refuse_options(options, "ages", "heldout_share", "validation_share", "landmarks", "detector")
-        progress = count_progress(f"{card.name}: checking")
-        size = options.image_size
-        _report(check_verification_file(card, options.source, image_size=size, progress=progress), options)
+        _refuse_without_effect(options)
+        with shown_progress(f"{card.name}: checking") as progress:
+            checked = check_verification_file(card, options.source, image_size=options.image_size, progress=progress)
+        _report(checked, options)
         return
     if options.out is None:
         raise ConfigError("Say where to make the dataset folder: interproto prepare DATASET SOURCE OUT.")
     draw = functools.partial(_draw_rejected, options.out / REJECTED_SHEET)
-    report = prepare_source(
-        card.name,
-        options.source,
-        options.out,
-        shape=options.shape,
-        ages=options.ages,
-        bad_ages=options.bad_ages,
-        few_ages=options.few_ages,
-        image_size=options.image_size,
-        fit=options.fit,
-        heldout_share=options.heldout_share,
-        validation_share=options.validation_share,
-        seed=options.seed,
-        on_rejected=options.on_rejected,
-        landmarks=options.landmarks,
-        detector=options.detector,
-        alignment=AlignmentOptions(
-            choose=options.choose_face,
-            min_face_pixels=options.min_face_pixels,
-            antialias=options.antialias,
-            score_threshold=options.score_threshold,
-        ),
-        follow_links=options.follow_links,
-        n_threads=options.threads,
-        progress=count_progress(f"{card.name}: preparing"),
-        say=say,
-        draw_rejected=draw if options.contact_sheet else None,
-    )
+    with shown_progress(f"{card.name}: preparing") as progress:
+        report = prepare_source(
+            card.name,
+            options.source,
+            options.out,
+            shape=options.shape,
+            ages=options.ages,
+            bad_ages=options.bad_ages,
+            few_ages=options.few_ages,
+            image_size=options.image_size,
+            fit=options.fit,
+            heldout_share=options.heldout_share,
+            validation_share=options.validation_share,
+            seed=options.seed,
+            on_rejected=options.on_rejected,
+            landmarks=options.landmarks,
+            detector=options.detector,
+            alignment=AlignmentOptions(
+                choose=options.choose_face,
+                min_face_pixels=options.min_face_pixels,
+                antialias=options.antialias,
+                score_threshold=options.score_threshold,
+            ),
+            follow_links=options.follow_links,
+            n_threads=options.threads,
+            relabel=options.relabel,
+            progress=progress,
+            say=say,
+            draw_rejected=draw if options.contact_sheet else None,
+        )
     _report(report, options)
 
 
@@ -284,17 +292,43 @@ def _draw_rejected(file: Path, rejected: Sequence[RejectedImage], read: Callable
 
 def _check(options: argparse.Namespace) -> None:
     from interproto_lib.data.prepared_check import check_prepared
-    from interproto_lib.progress import count_progress
+    from interproto_lib.progress import shown_progress
 
-    progress = count_progress(f"{options.folder.name}: checking", unit="byte")
-    report = check_prepared(options.folder, source=options.source, progress=progress)
+    with shown_progress(f"{options.folder.name}: checking", unit="byte") as progress:
+        report = check_prepared(options.folder, source=options.source, progress=progress)
     _report(report, options)
     if report.is_source_changed:
         raise DatasetError(f"{options.source} is not what {options.folder} was made of, see above.")
 
 
-def _refuse_options(options: argparse.Namespace, *names: str) -> None:
-    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+def _check_order(options: argparse.Namespace) -> None:
+    """Refuse arguments of prepare in another order, and give the command with theirs."""
+    from interproto_lib.data.registry import list_cards
+
+    dataset, source, out = options.dataset, options.source, options.out
+    cards = {card.name for card in list_cards()}
+    if dataset not in cards and str(source) in cards and Path(dataset).exists():
+        right = [str(source), dataset, *([] if out is None else [str(out)])]
+    elif dataset in cards and out is not None and not source.exists() and _holds_files(out):
+        right = [dataset, str(out), str(source)]
+    else:
+        return
+    command = shlex.join(["interproto", "prepare", *right])
+    raise ConfigError(f"The arguments stand in another order: the dataset, its source, then OUT. Try: {command}")
+
+
+def _holds_files(place: Path) -> bool:
+    """Whether there is a file, or a folder with something in it that is no dataset made here."""
+    if not place.is_dir():
+        return place.exists()
+    return not any((place / name).exists() for name in _MADE_HERE) and any(place.iterdir())
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    usual = vars(parser().parse_args(["prepare", options.dataset, str(options.source)]))
+    changed = [name for name, value in vars(options).items() if name in usual and value != usual[name]]
+    effective = ("image_size", "strict", "action", "snakemake_arguments")
+    given = ["OUT" if name == "out" else f"--{name.replace('_', '-')}" for name in changed if name not in effective]
     if given:
         raise ConfigError(f"{options.source} is a verification file and read as it is: leave out {', '.join(given)}.")
 

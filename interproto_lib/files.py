@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -19,6 +20,7 @@ import numpy as np
 from interproto_lib.errors import RunError, WriteError
 
 _SECONDS_BETWEEN_TRIES = 0.2
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _say_at_once = functools.partial(print, flush=True)
 
 
@@ -187,7 +189,10 @@ def _reason(error: OSError, target: Path) -> str:
     folder = next((parent for parent in target.parents if parent.is_dir()), None)
     if isinstance(error, PermissionError):
         return f"{reason}. Choose a folder you may write to, or change the permissions of {folder}."
-    if folder is not None:
+    blocking = next((parent for parent in target.parents if parent.exists() and not parent.is_dir()), None)
+    if blocking is not None:
+        return f"{blocking} is a file, expected a folder. Choose another place, or move that file away."
+    if folder is not None and error.errno in _FULL:
         free = shutil.disk_usage(folder).free / 2**20
         return f"{reason} ({free:.0f} MiB free in {folder}). Free some space or choose another folder."
-    return f"{reason}."
+    return f"{reason}." if folder is None else f"{reason} (in {folder}). Choose another place."

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from interproto_lib.errors import ConfigError
@@ -56,6 +57,28 @@ def count_progress(
     return lambda done, of: None
 
 
+@contextmanager
+def shown_progress(
+    description: str, unit: str = "image", *, style: ProgressStyle = "auto"
+) -> Iterator[Callable[[int, int], None]]:
+    """Make a report as `count_progress` does, whose bar ends with the block: an error then stands on a line of its own.
+
+    Args:
+        description: What is done.
+        unit: What is counted, in the singular.
+        style: See `ProgressStyle`.
+
+    Yields:
+        A function to be called with the number done and the number of all.
+    """
+    report = count_progress(description, unit, style=style)
+    try:
+        yield report
+    finally:
+        if isinstance(report, _Bar):
+            report.close()
+
+
 class _Bar:
     def __init__(self, description: str, unit: str) -> None:
         self._description = description
@@ -69,6 +92,11 @@ class _Bar:
             self._bar = tqdm(total=of, desc=self._description, unit=self._unit)
         self._bar.update(done - self._bar.n)
         if done >= of:
+            self.close()
+
+    def close(self) -> None:
+        """End the bar as it stands; nothing draws it again."""
+        if self._bar is not None:
             self._bar.close()
 
 

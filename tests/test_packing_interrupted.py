@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -386,3 +387,63 @@ def test_two_processes_do_not_damage_each_others_work(tmp_path: Path):
     assert names(folder) == ["dataset.json", "images.npy", "manifest.parquet"]
     run(tmp_path / "whole")
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+# --- the same images with other labels -------------------------------------------------------------------------------
+
+
+def relabelled() -> dict[str, Any]:
+    return {"split": np.full(40, "heldout"), "on_rejected": "drop", "relabel": True}
+
+
+def test_other_labels_keep_the_images(tmp_path: Path):
+    """All files are those of a new packing with these labels; nothing is decoded."""
+    pictures = {5: b"", 23: b"x"}
+    table = make_collection().table.assign(age_years=5.0)
+    pack(make_collection(encoded=Pictures(pictures)), tmp_path / "d", on_rejected="drop")
+    before = (tmp_path / "d" / "images.npy").stat()
+    unread = Pictures(pictures)
+    for _ in range(2):
+        pack(make_collection(encoded=unread, table=table), tmp_path / "d", **relabelled())
+    assert not unread.n_read
+    after = (tmp_path / "d" / "images.npy").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    pack(make_collection(encoded=Pictures(pictures), table=table), tmp_path / "whole", **relabelled())
+    assert contents(tmp_path / "d") == contents(tmp_path / "whole")
+    verify_dataset(tmp_path / "d")
+    for change in ({"image_size": 9}, {"settings": {"fit": "pad"}}, {"on_rejected": "error"}):
+        with pytest.raises(DatasetError, match="packed otherwise"):
+            pack(make_collection(encoded=unread), tmp_path / "d", **(relabelled() | change))
+    assert contents(tmp_path / "d") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_other_labels_that_are_stopped_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int):
+    """Stopped at each step that changes a file's name: what is there is the old dataset, the new one, or goes on."""
+    pack(make_collection(), tmp_path / "d")
+    pack(make_collection(), tmp_path / "whole", **relabelled())
+    steps = {"replace": Path.replace, "unlink": Path.unlink}
+    n_steps = 0
+
+    def stopping(name: str) -> Callable[..., Any]:
+        def step(path: Path, *arguments: Any, **options: Any) -> Any:
+            nonlocal n_steps
+            n_steps += 1
+            if n_steps >= at:
+                raise KeyboardInterrupt
+            return steps[name](path, *arguments, **options)
+
+        return step
+
+    with monkeypatch.context() as patched:
+        for name in steps:
+            patched.setattr(Path, name, stopping(name))
+        with suppress(KeyboardInterrupt):
+            pack(make_collection(), tmp_path / "d", **relabelled())
+    unread = Pictures()
+    pack(make_collection(encoded=unread), tmp_path / "d", **relabelled())
+    assert not unread.n_read
+    verify_dataset(tmp_path / "d")
+    kept = ("dataset.json", "images.npy", "manifest.parquet")
+    for name in kept:
+        assert (tmp_path / "d" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
 
 import pytest
-from intake_sources import N_CASIA, att_like, casia, jpeg, put
+from intake_sources import N_CASIA, att_like, casia, jpeg, put, verification_bin
 
 from interproto_lib import cli
+from interproto_lib.errors import CheckpointError
+from interproto_lib.progress import shown_progress
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +94,85 @@ def test_check_fails_where_the_source_is_another(tmp_path, capsys):
     code, told, _ = run(capsys, *arguments)
     assert code == 2
     assert "files were added, removed or written anew" in told
+
+
+def test_forgotten_labels_are_said_and_can_be_given_later(tmp_path, capsys):
+    casia(tmp_path / "source", labels=tmp_path / "ages.txt")
+    arguments = ["prepare", "casia_webface", tmp_path / "source", tmp_path / "out"]
+    labelled = [*arguments, "--ages", tmp_path / "ages.txt"]
+    run(capsys, *labelled)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    code, _, error = run(capsys, *arguments)
+    assert code == 2
+    assert "ages: 25 images had one, now 0" in error
+    assert "--relabel" in error
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+    code, _, error = run(capsys, *labelled, "--heldout-share", "0.5")
+    assert "splits: train 26 images, now " in error
+    code, told, _ = run(capsys, *arguments, "--relabel")
+    assert code == 0
+    assert "the images were prepared before" in told
+    run(capsys, *arguments[:-1], tmp_path / "anew")
+    for name in ("dataset.json", "manifest.parquet", "images.npy"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "anew" / name).read_bytes()
+
+
+def test_a_file_in_the_place_of_the_dataset_is_called_a_file(tmp_path, capsys):
+    casia(tmp_path / "source")
+    (tmp_path / "out").write_text("mine")
+    code, _, error = run(capsys, "prepare", "casia_webface", tmp_path / "source", tmp_path / "out")
+    assert code == 2
+    assert f"{tmp_path / 'out'} is a file" in error
+    _, _, error = run(capsys, "prepare", "casia_webface", tmp_path / "source", tmp_path / "out" / "deeper")
+    assert f"{tmp_path / 'out'} is a file, expected a folder" in error
+    assert "space" not in error
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_what_has_no_effect_on_a_verification_file_is_refused(tmp_path, capsys):
+    verification_bin(tmp_path / "lfw.bin")
+    command = ["prepare", "lfw", tmp_path / "lfw.bin"]
+    assert run(capsys, *command)[0] == 0
+    assert run(capsys, *command, "--image-size", "112")[0] == 0
+    code, _, error = run(capsys, *command, tmp_path / "out", "--fit", "pad", "--shape", "lag", "--on-rejected", "drop")
+    assert code == 2
+    for given in ("OUT", "--fit", "--shape", "--on-rejected"):
+        assert given in error.partition("leave out")[2]
+    assert not (tmp_path / "out").exists()
+
+
+def test_arguments_in_another_order_come_with_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    casia(tmp_path / "my source")
+    code, _, error = run(capsys, "prepare", "my source", "casia_webface", "out")
+    assert code == 2
+    assert "Try: interproto prepare casia_webface 'my source' out" in error
+    code, _, error = run(capsys, "prepare", "casia_webface", "out", "my source")
+    assert code == 2
+    assert "Try: interproto prepare casia_webface 'my source' out" in error
+    assert run(capsys, "prepare", "casia_webface", "my source", "out")[0] == 0
+    _, _, error = run(capsys, "prepare", "casia_webface", "gone", "out")
+    assert "Try:" not in error
+
+
+def test_an_error_stands_on_a_line_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("INTERPROTO_PROGRESS", "bar")
+    with shown_progress("work") as progress:
+        progress(1, 3)
+    drawn = capsys.readouterr().err
+    assert "1/3" in drawn
+    assert drawn.endswith("\n")
+
+    casia(tmp_path / "source")
+
+    def damaged(row: int, content: bytes) -> None:
+        raise CheckpointError("the detector is gone")
+
+    monkeypatch.setattr("interproto_lib.data.intake.fitting_decoder", lambda *arguments: damaged)
+    monkeypatch.setattr("interproto_lib.data.packed_images._ROWS_AT_A_TIME", 1)
+    code, _, error = run(capsys, "prepare", "casia_webface", tmp_path / "source", tmp_path / "out")
+    gc.collect()
+    assert code == 2
+    assert "\ninterproto: the detector is gone\n" in "\n" + error
+    assert error.endswith("the detector is gone\n")
+    assert not capsys.readouterr().err, "nothing is drawn again"

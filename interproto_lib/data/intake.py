@@ -65,6 +65,7 @@ def prepare_source(
     alignment: AlignmentOptions | None = None,
     follow_links: bool = False,
     n_threads: int = 2,
+    relabel: bool = False,
     progress: Progress | None = None,
     say: Callable[[str], object] = lambda text: None,
     draw_rejected: DrawRejected | None = None,
@@ -99,6 +100,8 @@ def prepare_source(
         alignment: Which face is taken and how it is aligned; None takes the defaults.
         follow_links: Follow links that lead out of the source.
         n_threads: How many threads decode, >= 1.
+        relabel: Write the manifest of a finished dataset anew, with these ages and shares, and keep its images (see
+            `pack_collection`).
         progress: Called with the number of images done and the number of all.
         say: Told before the images are decoded what was recognised and how many ages there are.
         draw_rejected: Draws the images that could not be aligned; None draws none.
@@ -155,6 +158,7 @@ def prepare_source(
             n_threads=n_threads,
             progress=progress,
             begun=begun,
+            relabel=relabel,
         )
     except RejectedImagesError as error:
         paths = collection.table["path"]
@@ -209,6 +213,8 @@ def _check_arguments(
         raise ConfigError(f"fit is {fit!r}, but aligned faces have the wanted size. Leave out fit.")
     if not source.exists():
         raise DatasetNotFoundError(not_found_message(card, f"was looked for in {source}, which does not exist"))
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file; the dataset is made as a folder. Choose another name.")
     if ages is not None and not Path(ages).is_file():
         raise DatasetNotFoundError(f"There is no table of ages {ages}. Check the path.")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):

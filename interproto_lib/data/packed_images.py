@@ -190,6 +190,38 @@ def seal_images(packed: PackedImages) -> tuple[Path, str]:
     return file, known
 
 
+def rebuild_journal(
+    folder: Path,
+    request: Mapping[str, Any],
+    *,
+    n_rows: int,
+    rejected: Sequence[RejectedRow],
+    original_sizes: Mapping[str, int],
+    images_sha256: str,
+) -> None:
+    """Write the journal of a packing whose images are in their place, as it was when only the manifest was missing.
+
+    Args:
+        folder: The dataset's folder.
+        request: See `pack_images`.
+        n_rows: How many images there were, the rejected ones included.
+        rejected: The images that are not packed, in order.
+        original_sizes: How many images had each size.
+        images_sha256: SHA-256 of the file of images.
+
+    Raises:
+        WriteError: The journal cannot be written.
+    """
+    place = folder / PACKING_FOLDER
+    with _writing(place):
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        journal = PackingJournal(place / JOURNAL_FILE)
+        state = journal.begin(request)
+        journal.add_block(state, n_rows=n_rows, rejected=rejected, original_sizes=original_sizes)
+        journal.add_hash(state, images_sha256)
+
+
 def mark_refused(packed: PackedImages) -> None:
     """Note in the journal that all rows are done, and that the packing was refused for its rejected images.
 

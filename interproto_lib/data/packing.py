@@ -31,6 +31,7 @@ from interproto_lib.data.packed_images import (
     Progress,
     mark_refused,
     pack_images,
+    rebuild_journal,
     seal_images,
 )
 from interproto_lib.data.packing_journal import RejectedRow, describe_difference, plain_json, sync_folder
@@ -72,13 +73,15 @@ def pack_collection(
     n_threads: int = 2,
     progress: Progress | None = None,
     begun: Begun | None = None,
+    relabel: bool = False,
 ) -> FaceDataset:
     """Decode the images of a collection into a dataset folder, in little memory, however many they are.
 
     The pixels are written block by block into a partial file in `<folder>/packing`, beside a journal of what is on the
     disk. Stopped at any moment - killed, interrupted, disk full - and called again with the same arguments, it goes on,
     and the dataset has the same bytes as one that was never stopped. `dataset.json` is written last, as `save_dataset`
-    does. A finished dataset of the same collection and arguments is loaded; any other is refused and left as it is.
+    does. A finished dataset of the same collection and arguments is loaded; any other is refused and left as it is;
+    where only its table or `on_rejected` differ, `relabel` writes manifest and index anew and keeps the images.
 
     An unfinished packing is gone on with when name, files (`collection.fingerprint`), paths, `image_size` and
     `settings` are equal; `root` among the settings is only a record of where the images lay, and decides nothing.
@@ -101,6 +104,9 @@ def pack_collection(
         n_threads: How many threads read and decode, >= 1; the result does not depend on it.
         progress: Called with the number of images done and the number of all; it starts where an earlier one stopped.
         begun: See `Begun`; not called where the dataset is finished already.
+        relabel: Give a finished dataset of the same images the identities, ages and splits of now. No image is decoded,
+            their file is read once for its hash, and all files are those of a new packing; stopped at any moment, the
+            same call goes on. Where there is no finished dataset it changes nothing.
 
     Returns:
         The dataset, images memory-mapped.
@@ -125,11 +131,13 @@ def pack_collection(
         "table_sha256": _table_sha256(manifest),
         "on_rejected": on_rejected,
     }
-    if (target / INDEX_FILE).is_file():
-        return _finished(target, title, image_size, asked, record)
+    wanted = {"name": title, "image_size": image_size, "settings": asked, **record}
+    if (target / INDEX_FILE).is_file() and not relabel:
+        return _finished(target, wanted, manifest)
     with packing_lock(target):
-        if (target / INDEX_FILE).is_file():
-            return _finished(target, title, image_size, asked, record)
+        is_finished = (target / INDEX_FILE).is_file()
+        if is_finished and not (relabel and _unpack_finished(target, wanted, collection, request)):
+            return _finished(target, wanted, manifest)
         packed = pack_images(
             collection,
             target,
@@ -181,10 +189,12 @@ def packing_lock(folder: Path) -> Iterator[None]:
     busy = f"Another process packs images into {folder}. Wait for its end, or choose another folder."
     lock = folder / _LOCK_FILE
     with file_lock(lock, busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
-        yield
-        # Whoever takes the lock of a finished dataset only reads, so two who hold one of the same name do no harm.
-        if (folder / INDEX_FILE).is_file():
-            lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            # Whoever takes the lock of a finished dataset only reads, so two who hold one of the same name do no harm.
+            if (folder / INDEX_FILE).is_file():
+                lock.unlink(missing_ok=True)
 
 
 def refuse_rejected(
@@ -317,27 +327,106 @@ def _manifest(collection: ImageCollection, split: ArrayLike, source: str) -> pd.
     return validate_manifest(manifest, where=f"the manifest of {source!r}, made from {collection.place}")
 
 
-def _finished(
-    folder: Path, name: str, image_size: int, asked: Mapping[str, Any], record: Mapping[str, Any]
-) -> FaceDataset:
+def _finished(folder: Path, wanted: Mapping[str, Any], manifest: pd.DataFrame) -> FaceDataset:
     """Load a finished dataset if it is the one that was asked for."""
     dataset = load_dataset(folder)
+    before = _packed_as(dataset)
+    difference = describe_difference(before, wanted)
+    if not difference:
+        shutil.rmtree(folder / PACKING_FOLDER, ignore_errors=True)
+        return dataset
+    told = f"{folder} already holds a dataset that was packed otherwise: {difference}"
+    if _is_only_the_table_another(dataset, before, wanted):
+        kept = manifest[~manifest["path"].isin(_dropped_paths(dataset))]
+        raise DatasetError(
+            f"{told} ({_table_difference(dataset.manifest, kept)}). Give the same labels and shares as then, or choose "
+            "another folder. Or keep its images and write these labels and splits with relabel=True (on the command "
+            "line: --relabel)."
+        )
+    raise DatasetError(f"{told}. {_CHOOSE}")
+
+
+def _packed_as(dataset: FaceDataset) -> dict[str, Any]:
+    """Give what a finished dataset was asked for with."""
+    folder = dataset.folder
     found = dataset.settings.get("packing")
     if not isinstance(found, dict):
         raise DatasetError(
             f"{folder} already holds a dataset, {dataset.name!r}, that was not packed from a collection. {_CHOOSE}"
         )
-    before = {
+    return {
         "name": dataset.name,
         "image_size": dataset.image_size,
         "settings": {key: value for key, value in dataset.settings.items() if key not in _ADDED},
         **found,
     }
-    difference = describe_difference(before, {"name": name, "image_size": image_size, "settings": asked, **record})
-    if difference:
-        raise DatasetError(f"{folder} already holds a dataset that was packed otherwise: {difference}. {_CHOOSE}")
-    shutil.rmtree(folder / PACKING_FOLDER, ignore_errors=True)
-    return dataset
+
+
+def _is_only_the_table_another(dataset: FaceDataset, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a dataset holds the wanted images, and only what is said of them differs."""
+    free = {"table_sha256"}
+    if wanted["on_rejected"] == "drop" or not _dropped_paths(dataset):
+        free.add("on_rejected")
+    of_images = [{key: value for key, value in asked.items() if key not in free} for asked in (before, wanted)]
+    return before.get("table_sha256") != wanted["table_sha256"] and not describe_difference(*of_images)
+
+
+def _dropped_paths(dataset: FaceDataset) -> list[str]:
+    try:
+        return [str(image["path"]) for image in dataset.settings["dropped"]]
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{dataset.folder}: its settings do not list which images were dropped.") from error
+
+
+def _table_difference(before: pd.DataFrame, now: pd.DataFrame) -> str:
+    """Say in numbers how two manifests of the same images differ."""
+    n_before, n_now = (int(table["age_years"].notna().sum()) for table in (before, now))
+    told = [f"ages: {n_before:,} images had one, now {n_now:,}"] if n_before != n_now else []
+    if n_before == n_now and not np.array_equal(before["age_years"], now["age_years"], equal_nan=True):
+        told.append("ages: others for as many images")
+    splits = [
+        ", ".join(f"{split} {count:,}" for split, count in table["split"].value_counts(sort=False).items())
+        for table in (before, now)
+    ]
+    if not np.array_equal(before["split"], now["split"]):
+        told.append(f"splits: {splits[0]} images, now {splits[1]}")
+    if not np.array_equal(before["identity"], now["identity"]):
+        told.append(f"identities: {before['identity'].nunique():,}, now {now['identity'].nunique():,}, or other names")
+    return "; ".join(told) or "other columns"
+
+
+def _unpack_finished(
+    folder: Path, wanted: Mapping[str, Any], collection: ImageCollection, request: Mapping[str, Any]
+) -> bool:
+    """Write the journal of a finished dataset again, as it was before its end; False where only a new packing will do.
+
+    From there on it is an interrupted packing whose images are in their place, so that it can be stopped and go on.
+    """
+    dataset = load_dataset(folder)
+    if not _is_only_the_table_another(dataset, _packed_as(dataset), wanted):
+        return False
+    settings, dropped = dataset.settings, _dropped_paths(dataset)
+    rows = np.flatnonzero(collection.table["path"].isin(dropped)).tolist()
+    try:
+        kinds = [kind for kind, count in settings["rejected_counts"].items() for _ in range(min(count, len(rows)))]
+        reasons = [str(image["reason"]) for image in settings["dropped"]]
+        rejected = [RejectedRow(*of_image) for of_image in zip(rows, kinds, reasons, strict=True)]
+        sizes = {str(size): int(count) for size, count in settings["original_sizes"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"{folder}: its settings do not say which images were dropped, and why. {_CHOOSE}"
+        ) from error
+    if len(rejected) + len(dataset) != len(collection) or dataset.images_sha256 is None:
+        raise DatasetError(f"{folder} holds {len(dataset)} images, its settings speak of others. {_CHOOSE}")
+    rebuild_journal(
+        folder,
+        request,
+        n_rows=len(collection),
+        rejected=rejected,
+        original_sizes=sizes,
+        images_sha256=dataset.images_sha256,
+    )
+    return True
 
 
 def _kinds(rejected: Sequence[RejectedRow]) -> dict[str, int]:
