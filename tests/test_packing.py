@@ -491,7 +491,7 @@ def test_what_the_listing_tells_is_told_before_an_image_is_read(tmp_path: Path):
     with pytest.raises(DatasetError, match=r"lie one folder deeper\. Set root to .*inner"):
         pack_identity_folder(tmp_path / "d", deeper, **OPTIONS)
     (root / "empty").mkdir()
-    with pytest.warns(UserWarning, match="1 folders hold no image: empty"):
+    with pytest.warns(UserWarning, match="1 folder holds no image: empty"):
         pack_identity_folder(tmp_path / "f", root, **OPTIONS | {"heldout_share": 0.25, "validation_share": 0.0})
     assert not (tmp_path / "d").exists()
 

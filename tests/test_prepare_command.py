@@ -176,3 +176,39 @@ def test_an_error_stands_on_a_line_of_its_own(tmp_path, capsys, monkeypatch):
     assert "\ninterproto: the detector is gone\n" in "\n" + error
     assert error.endswith("the detector is gone\n")
     assert not capsys.readouterr().err, "nothing is drawn again"
+
+
+def test_pictures_that_are_not_read_are_told_from_other_files(tmp_path, capsys):
+    casia(tmp_path / "source")
+    for name in ("000000/a.gif", "000001/b.HEIC", "000001/notes.txt"):
+        put(tmp_path / "source", name, b"x")
+    _, told, _ = run(capsys, "prepare", "casia_webface", tmp_path / "source", tmp_path / "out")
+    assert "Not read: 3 other files" in told
+    assert "2 pictures are of formats that are not read, such as 000000/a.gif, 000001/b.HEIC." in told
+    put(tmp_path / "only", "a/1.gif", b"x")
+    _, _, error = run(capsys, "prepare", "casia_webface", tmp_path / "only", tmp_path / "other")
+    assert "found 1 folder and 1 other file (a/1.gif)" in error
+    assert "1 picture is of a format that is not read, such as a/1.gif." in error
+
+
+@pytest.mark.parametrize("options", [[], ["--shape", "identity_folders"]])
+def test_the_folder_of_one_person_comes_with_its_parent(tmp_path, capsys, monkeypatch, options):
+    casia(tmp_path / "source")
+    monkeypatch.chdir(tmp_path / "source" / "000000")
+    code, _, error = run(capsys, "prepare", "casia_webface", ".", tmp_path / "out", *options)
+    assert code == 2
+    assert f"the folder of one person, give the folder of all people: {tmp_path / 'source'}." in error
+
+
+def test_ages_in_months_are_asked_after(tmp_path, capsys):
+    casia(tmp_path / "source", labels=tmp_path / "ages.txt")
+    rows = [f"{number % 4:06d}/{number:08d}.jpg,{12 * (11 + number)}" for number in range(1, 9)]
+    (tmp_path / "ages.csv").write_text("path,age_years\n" + "\n".join(rows) + "\n")
+    arguments = ["prepare", "casia_webface", tmp_path / "source", tmp_path / "out", "--ages", tmp_path / "ages.csv"]
+    _, _, error = run(capsys, *arguments)
+    assert "Most ages are above 130: are they months instead of years?" in error
+    assert "--bad-ages count" in error
+    (tmp_path / "ages.csv").write_text("path,age_years\n000000/00000001.jpg,131\n000000/00000002.jpg,30\n")
+    _, _, error = run(capsys, *arguments)
+    assert "131" in error
+    assert "are they months" not in error

@@ -183,7 +183,7 @@ def test_a_record_file_beside_images_is_asked_for(tmp_path: Path):
         (["a/1.jpg", "b/2.jpg", "c.jpg"], r"nearest: 1 of 3 .*'identity_folders'.*: c\.jpg"),
         (["001A02.JPG", "001A03.JPG", "Thumb.JPG"], r"nearest: 1 of 3 .*'fgnet'.*: Thumb\.JPG"),
         (["a/1.jpg", "a/y/2.jpg", "a/z/3.jpg"], r"nearest: 1 of 3 .*'lag'.*: a/z/3\.jpg"),
-        (["a/b.txt", "a/lfw.bin"], r"no images in .* found 1 folders and 2 other files \(a/b\.txt, a/lfw\.bin\)"),
+        (["a/b.txt", "a/lfw.bin"], r"no images in .* found 1 folder and 2 other files \(a/b\.txt, a/lfw\.bin\)"),
         (["a/lfw.bin"], r"a/lfw\.bin is a verification file.*test_sets: \{<name>: \{bin: "),
         ([], "found nothing"),
         (["a/x.rec", "b/y.rec"], r"2 folders in .* hold a \.rec file: a, b\. Give"),
@@ -240,7 +240,7 @@ def test_folders_without_images_and_other_files_are_noted(tmp_path: Path):
     write(tmp_path, "a/1.jpg", "b/1.jpg", "a/x.txt")
     (tmp_path / "nobody").mkdir()
     collection = open_collection(tmp_path, name="n")
-    assert collection.notes == ("1 folders hold no image: nobody.",)
+    assert collection.notes == ("1 folder holds no image: nobody.",)
     assert collection.others == (1, ("a/x.txt",))
 
 

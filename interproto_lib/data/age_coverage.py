@@ -143,7 +143,8 @@ def label_ages(
     if collection.table["age_years"].notna().any():
         raise ConfigError(
             f"The images of {collection.name!r} have ages by their names (shape {collection.shape}). Leave the table "
-            "of ages out, or open the collection as shape='identity_folders'."
+            "of ages out, or open the collection as shape='identity_folders' (on the command line: "
+            "--shape identity_folders)."
         )
     table = age_table(Path(labels_file))
     table.check_text("path")
@@ -230,12 +231,15 @@ def _is_list(table: SourceTable) -> bool:
 
 
 def _refuse_ages(table: SourceTable, bad: NDArray[np.bool_]) -> None:
+    values = pd.to_numeric(table.frame["age_years"][bad].astype(object), errors="coerce")
+    is_above = 2 * int((values > MAX_AGE_YEARS).sum()) > len(bad)
+    hint = f" Most ages are above {MAX_AGE_YEARS:.0f}: are they months instead of years?" if is_above else ""
     table.refuse(
         bad,
         "age_years",
         lambda value: (
             f"{value!r} is not an age: expected a number of years, 0 to {MAX_AGE_YEARS:.0f}. Correct it, or leave such "
-            "rows out with bad_rows='count'."
+            f"rows out with bad_rows='count' (on the command line: --bad-ages count).{hint}"
         ),
     )
 
@@ -270,7 +274,7 @@ def _said_again(
         f"{table.place(second, 'path')}: the image {paths.iloc[rows[second]]!r} is already in row {first + 1}{line}, "
         f"there with the age {ages.iloc[first]}, here {ages.iloc[second]}. {int(again.sum()):,} rows repeat an image, "
         f"{len(conflicting):,} images get different ages. Keep one row per image, or let them be counted with "
-        "bad_rows='count'."
+        "bad_rows='count' (on the command line: --bad-ages count)."
     )
 
 

@@ -146,7 +146,8 @@ class IntakeReport:
 
     def _other_lines(self) -> list[str]:
         n_others, examples = self.others
-        return [f"Not read: {n_others:,} other files, such as {', '.join(examples[:3])}."] if n_others else []
+        what = "1 other file" if n_others == 1 else f"{n_others:,} other files"
+        return [f"Not read: {what}, such as {', '.join(examples[:3])}."] if n_others else []
 
     def _time_line(self) -> str:
         n_all = sum(members["images"] for members in self.splits.values()) + len(self.rejected)

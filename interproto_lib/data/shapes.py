@@ -22,7 +22,7 @@ Shape = Literal["auto", "identity_folders", "recordio", "agedb", "fgnet", "lag"]
 
 SHAPES: dict[str, str] = {
     "identity_folders": "<root>/<identity>/<image>: one folder a person, its images directly in it",
-    "recordio": "a file .rec of MXNet, its .idx and the file property beside it",
+    "recordio": "a file .rec of MXNet; its .idx and the file property are read where they lie beside it",
     "agedb": "<root>/<Name>/<idx>_<Name>_<age>.jpg, the age 0 to 130",
     "fgnet": "<root>/NNNAaa.JPG: person NNN, age aa, a letter may follow; all images in one folder",
     "lag": "<root>/<person>/<old image> and <root>/<person>/y/<young image>",
@@ -110,7 +110,8 @@ def open_collection(
     if has_records and shape == "auto":
         raise DatasetError(
             f"{place} holds both a {_RECORD_ENDING} file and {len(listing.paths):,} images in folders. Say which to "
-            "take: shape='recordio', or the shape of the folders. What each needs:\n" + _needs()
+            "take: shape='recordio', or the shape of the folders (on the command line: --shape recordio). What each "
+            "needs:\n" + _needs()
         )
     return _open_folder(listing, name, shape, follow_links, progress)
 
@@ -131,7 +132,9 @@ def _open_folder(
         chosen = _recognise(listing, looks, shape)
     if chosen is None:
         listing, looks = max(levels, key=lambda level: level[1].n_fitting(shape))
-        raise DatasetError(_unknown(listing, looks) if shape == "auto" else _not_of_shape(listing, looks, shape))
+        if shape == "auto":
+            raise DatasetError(_unknown(listing, looks))
+        raise DatasetError(f"{_not_of_shape(listing, looks, shape)} {_perhaps_one_person(listing, looks)}".rstrip())
     return _collect(listing, looks, name, chosen, notes)
 
 
@@ -187,7 +190,7 @@ def _refuse_doubt(listing: FolderListing, looks: _Looks, layout: str) -> None:
             f"{listing.root} fits several shapes: it holds folders of people, and {n_named:,} of {n_all:,} names read "
             f"like those of {layout} ({NAME_LAYOUTS[layout].form}){others}. Say which it is: shape={layout!r} takes "
             "people and ages from the names, all of which must be so; shape='identity_folders' takes people from the "
-            "folders, and no ages."
+            f"folders, and no ages (on the command line: --shape {layout} or --shape identity_folders)."
         )
 
 
@@ -203,7 +206,10 @@ def _collect(listing: FolderListing, looks: _Looks, name: str, shape: str, notes
         holders = set(_folders_with_images(listing))
         empty = [folder for folder in listing.folders if folder not in holders]
         if empty:
-            notes += (f"{len(empty):,} folders hold no image: {_named(empty)}.",)
+            what = "1 folder holds" if len(empty) == 1 else f"{len(empty):,} folders hold"
+            notes += (f"{what} no image: {_named(empty)}.",)
+    if listing.n_unread_pictures:
+        notes += (_unread_pictures(listing),)
     return ImageCollection(
         name=name,
         shape=shape,
@@ -297,10 +303,13 @@ def _beginning(file: Path) -> bytes:
 
 def _no_images(listing: FolderListing) -> str:
     n_folders, n_others = len(listing.folders), listing.n_others
-    found = f"{n_folders:,} folders and {n_others:,} other files" if n_folders or n_others else "nothing"
+    folders = "1 folder" if n_folders == 1 else f"{n_folders:,} folders"
+    others = "1 other file" if n_others == 1 else f"{n_others:,} other files"
+    found = f"{folders} and {others}" if n_folders or n_others else "nothing"
     named = f" ({_named(list(listing.other_examples))})" if n_others else ""
     bins = [name for name in listing.other_examples if name.lower().endswith(".bin")]
     hint = f" {bins[0]} {_what_it_is(listing.root / bins[0])}" if bins else ""
+    hint += f" {_unread_pictures(listing)}" if listing.n_unread_pictures else ""
     return (
         f"There are no images in {listing.root}: found {found}{named}; images end in {' '.join(IMAGE_ENDINGS)}.{hint}"
     )
@@ -321,6 +330,7 @@ def _unknown(listing: FolderListing, looks: _Looks) -> str:
     if (looks.depth > 2).all():
         holders = _named(_folders_with_images(listing))
         several = f"These folders hold images: {holders}. If they are several datasets, give the folder of one. "
+    several += _perhaps_one_person(listing, looks)
     fits = {shape: int(fitting.sum()) for shape, fitting in looks.fits.items() if fitting.any()}
     nearest = max(fits, key=lambda shape: fits[shape], default=None)
     close = "" if nearest is None else f"The nearest: {_not_of_shape(listing, looks, nearest)} "
@@ -328,6 +338,19 @@ def _unknown(listing: FolderListing, looks: _Looks) -> str:
         f"The {n_all:,} images in {listing.root} lie in none of the known shapes: {', '.join(counts)}. {several}{close}"
         f"What can be read:\n{_needs()}"
     )
+
+
+def _unread_pictures(listing: FolderListing) -> str:
+    n, examples = listing.n_unread_pictures, ", ".join(listing.unread_picture_examples[:3])
+    what = "1 picture is of a format that is" if n == 1 else f"{n:,} pictures are of formats that are"
+    return f"{what} not read, such as {examples}. Convert them to PNG to use them."
+
+
+def _perhaps_one_person(listing: FolderListing, looks: _Looks) -> str:
+    if not (looks.depth == 1).all():
+        return ""
+    parent = listing.root.resolve().parent
+    return f"If {listing.root} is the folder of one person, give the folder of all people: {parent}. "
 
 
 def _not_of_shape(listing: FolderListing, looks: _Looks, shape: str) -> str:

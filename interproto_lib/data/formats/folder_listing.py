@@ -22,6 +22,10 @@ from interproto_lib.errors import DatasetError, DatasetNotFoundError
 
 _MAX_NAMED = 10
 _MAX_WAYS = 8
+_UNREAD_PICTURES = (
+    *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jfif", ".svg", ".psd", ".tga", ".ico", ".exr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raw"),
+)
 _CHUNK_ROWS = 2**16
 _UNUSABLE = re.compile(CONTROL_CHARACTERS)
 
@@ -38,6 +42,8 @@ class FolderListing:
         folders: Names of the folders directly below `root`, in natural order.
         n_others: How many files are no images by their ending.
         other_examples: The first ten of them.
+        n_unread_pictures: How many of them are pictures all the same, of formats that are not read.
+        unread_picture_examples: The first ten of these.
         fingerprint: Path, size and time of the last change of each image, see `FileFingerprint`.
     """
 
@@ -48,6 +54,8 @@ class FolderListing:
     n_others: int
     other_examples: tuple[str, ...]
     fingerprint: str
+    n_unread_pictures: int = 0
+    unread_picture_examples: tuple[str, ...] = ()
 
     @property
     def others(self) -> tuple[int, tuple[str, ...]]:
@@ -106,8 +114,9 @@ def list_folder(
     walk = _Walk(folder, follow_links)
     images = _Images()
     folders: list[str] = []
-    n_others = 0
+    n_others = n_unread = 0
     examples: list[str] = []
+    unread_examples: list[str] = []
     places = [_Place(folder=str(folder), below="")]
     while places:
         place = places.pop()
@@ -117,6 +126,9 @@ def list_folder(
             progress(images.n_images)
         n_others += len(found.others)
         examples += [_joined(place.below, name) for name in found.others[: _MAX_NAMED - len(examples)]]
+        unread = [name for name in found.others if name.lower().endswith(_UNREAD_PICTURES)]
+        n_unread += len(unread)
+        unread_examples += [_joined(place.below, name) for name in unread[: _MAX_NAMED - len(unread_examples)]]
         if not place.below:
             folders = [inner.below for inner in found.folders]
         places += reversed(found.folders)
@@ -130,6 +142,8 @@ def list_folder(
         folders=folders,
         n_others=n_others,
         other_examples=tuple(examples),
+        n_unread_pictures=n_unread,
+        unread_picture_examples=tuple(unread_examples),
         fingerprint=str(images.fingerprint),
     )
 
@@ -243,7 +257,8 @@ class _Walk:
         if not self._follow_links and not _lies_in(target, self._real_root):
             raise DatasetError(
                 f"{_joined(place.below, entry.name)} in {self._root} is a link that leads out of it, to {target}. Put "
-                "the files themselves there, or allow such links with follow_links=True."
+                "the files themselves there, or allow such links with follow_links=True (on the command line: "
+                "--follow-links)."
             )
         return target
 
