@@ -29,16 +29,20 @@ from interproto_lib.models.inference import for_inference
 
 
 def trained_like(name, *, embedding_dim=16, image_size=32, seed=0):
-    """A network whose batch normalisations have statistics and scales of their own, so that folding them shows."""
+    """A network whose batch normalisations have scales of their own and the statistics of what they see.
+
+    Folding shows then, and deep networks stay finite: with statistics at random an iresnet of 100 layers overflows.
+    """
     torch.manual_seed(seed)
-    backbone = build_backbone(name, embedding_dim=embedding_dim, image_size=image_size)
+    backbone = build_backbone(name, embedding_dim=embedding_dim, image_size=image_size).train()
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.3, 0.3)
-            module.running_var.uniform_(0.5, 2.0)
+            module.momentum = 1.0
             if module.affine:
                 torch.nn.init.uniform_(module.weight, 0.5, 1.5)
                 torch.nn.init.uniform_(module.bias, -0.3, 0.3)
+    with torch.no_grad():
+        backbone(torch.rand(4, 3, image_size, image_size) * 2 - 1)
     return backbone.eval()
 
 
@@ -167,7 +171,9 @@ def test_small_networks_export(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(set(BACKBONES) - {"small", "tiny", "mobilefacenet"}))
+@pytest.mark.parametrize(
+    "name", ["ir_se50", "ir152", "iresnet18", "iresnet100", "adaface_ir18", "adaface_ir_se50", "mtlface_ir50"]
+)
 def test_large_networks_export(name, tmp_path):
     backbone = trained_like(name, image_size=112 if name == "ir_se50" else 32)
     assert_equal_in_onnx_runtime(export_onnx(backbone, tmp_path / "x.onnx"), backbone)

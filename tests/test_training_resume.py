@@ -318,8 +318,8 @@ def test_weights_that_became_non_finite_never_reach_the_disk(dataset, tmp_path, 
     """Running statistics of batch normalisation do not act on the training loss, which stays finite here."""
     optimise = loop._Trainer._optimise
 
-    def breaks_a_statistic(self, images, labels):
-        optimise(self, images, labels)
+    def breaks_a_statistic(self, batch):
+        optimise(self, batch)
         if self.step == 8:
             norm = next(m for m in self.recognizer.modules() if isinstance(m, torch.nn.BatchNorm2d))
             norm.running_var[0] = float("inf")
