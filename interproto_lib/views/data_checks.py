@@ -114,7 +114,7 @@ def describe_paper_ages(manifest: pd.DataFrame, classes: pd.DataFrame) -> str:
     identities = listed([f"{k:,} of {n:,} ({name})" for name, (k, n) in PAPER_CHILD_IDENTITIES.items()])
     paper = (
         f"In the paper {n_child:,} of the {n_images:,} images of CASIA-WebFace ({n_child / n_images:.1%}) show a "
-        f"child, and ten child images or more have {identities} identities, by pseudo-labels."
+        f"child, and {identities} identities have ten child images or more, by pseudo-labels."
     )
     ages = manifest.loc[manifest["split"] == "train", "age_years"].dropna()
     if ages.empty:
