@@ -23,7 +23,7 @@ PACKAGE = REPO / "interproto_lib"
 MAX_LINES = 450
 
 # On conda-forge under another name, or not there at all.
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "playwright": "playwright-python"}
 NOT_ON_CONDA_FORGE = {"snakemake"}
 
 # A module may import from its own layer's folder and from layers further down in this list, never from one above.
