@@ -21,6 +21,7 @@ from PIL import Image
 
 from interproto_lib.data.card_counts import CardCount, compare_with_card, count_images
 from interproto_lib.data.datasets import load_dataset, verify_dataset
+from interproto_lib.data.face_decoding import AlignmentOptions
 from interproto_lib.data.intake import prepare_source
 from interproto_lib.data.intake_report import IntakeReport
 from interproto_lib.data.prepared_check import check_prepared
@@ -403,6 +404,8 @@ def test_what_is_not_there_comes_with_the_steps_to_get_it(tmp_path):
         ({"shape": "zip"}, "zip"),
         ({"landmarks": "a.csv", "detector": "b.onnx"}, "landmarks and detector"),
         ({"landmarks": "a.csv", "fit": "pad"}, "fit"),
+        ({"alignment": AlignmentOptions(choose="largest", antialias=True)}, "choose='largest', antialias=True is for"),
+        ({"alignment": AlignmentOptions(score_threshold=0.9), "landmarks": "a.csv"}, "a detector finds"),
         ({"validation_share": 0.7, "heldout_share": 0.7}, "share"),
     ],
 )

@@ -31,10 +31,14 @@ def test_layout_of_files_and_of_drawn_faces():
         "dropped": [{"path": "a/1.png", "reason": "not an image"}],
     }
     said = describe_layout(settings)
-    for part in ("`/faces`", "92 x 112 (400)", "scaled and padded", "3 other files", "1 images could not be used"):
+    for part in ("`/faces`", "92 x 112 (400)", "scaled and padded", "3 other files", "1 image could not be used"):
         assert part in said
     assert "a/1.png: not an image" in said
     assert "Every image could be read." in describe_layout({**settings, "dropped": []})
+    more = {"files_not_read": {"count": 1, "examples": ["notes.txt"]}, "dropped": settings["dropped"] * 2}
+    said = describe_layout({**settings, **more})
+    assert "1 other file was not read" in said
+    assert "2 images could not be used" in said
 
 
 def test_counts_beside_the_card_leave_what_is_unknown_empty():

@@ -52,8 +52,8 @@ class ImageCollection:
             `age_years` (float64, NaN where unknown); further columns are kept. Texts are held by Arrow, so that 5.8
             million rows take less than half a GB (see `text_column`).
         encoded: The images; row i is that of row i of `table`.
-        fingerprint: SHA-256 of path, size and time of the last change of each image, or of the files that hold them:
-            equal while nothing has changed.
+        fingerprint: Two SHA-256 of path, size and time of the last change of each image, or of the files that hold
+            them, the second without the times (see `FileFingerprint`): equal while nothing has changed.
         others: How many files there are no images of it, and the first ten of them.
         notes: What a reader of the collection must know.
 

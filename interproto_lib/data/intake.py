@@ -122,6 +122,7 @@ def prepare_source(
     card = read_card(dataset)
     place, folder = Path(source), Path(out)
     _check_arguments(card, place, folder, ages, image_size, fit, landmarks, detector)
+    _refuse_alignment_without_effect(alignment, landmarks, detector)
     heldout, validation = _shares(card, heldout_share, validation_share)
     # Read before a folder of millions is listed.
     options = AlignmentOptions() if alignment is None else alignment
@@ -219,6 +220,23 @@ def _check_arguments(
         raise DatasetNotFoundError(f"There is no table of ages {ages}. Check the path.")
     if source.is_dir() and out.resolve().is_relative_to(source.resolve()):
         raise ConfigError(f"{out} lies inside the source {source}, which is only read. Choose a folder beside it.")
+
+
+def _refuse_alignment_without_effect(
+    alignment: AlignmentOptions | None, landmarks: str | Path | None, detector: str | Path | None
+) -> None:
+    """Refuse options of aligning that nothing reads: of images taken as they are, all; with landmarks, the score."""
+    if alignment is None or detector is not None:
+        return
+    given = {name: value for name, value in vars(alignment).items() if value != getattr(AlignmentOptions(), name)}
+    if landmarks is None and given:
+        named = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ConfigError(f"{named} is for aligned faces: give landmarks or a detector, or leave it out.")
+    if "score_threshold" in given:
+        raise ConfigError(
+            f"score_threshold={given['score_threshold']} is for faces that a detector finds, not for landmarks of a "
+            "file: leave it out, or remove these rows from the file."
+        )
 
 
 def _shares(card: DatasetCard, heldout_share: float | None, validation_share: float | None) -> tuple[float, float]:

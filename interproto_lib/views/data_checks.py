@@ -43,11 +43,13 @@ def describe_layout(settings: Mapping[str, Any]) -> str:
     others = settings.get("files_not_read") or {"count": 0, "examples": []}
     if others["count"]:
         named = ", ".join(others["examples"][:_MAX_NAMED])
-        sentences.append(f"{others['count']:,} other files were not read, such as {named}.")
+        not_read = "1 other file was" if others["count"] == 1 else f"{others['count']:,} other files were"
+        sentences.append(f"{not_read} not read, such as {named}.")
     dropped = settings.get("dropped") or []
     if dropped:
         named = "; ".join(f"{image['path']}: {image['reason']}" for image in dropped[:_MAX_NAMED])
-        sentences.append(f"{len(dropped):,} images could not be used and are left out ({named}).")
+        images = "1 image" if len(dropped) == 1 else f"{len(dropped):,} images"
+        sentences.append(f"{images} could not be used, hence left out ({named}).")
     else:
         sentences.append("Every image could be read.")
     return " ".join(sentences)
