@@ -39,13 +39,13 @@ Flip = Literal["none", "sum", "concatenate"]
 Settings = typing.TypeVar("Settings", bound="DataclassInstance")
 
 UNDECISIVE_SETTINGS: frozenset[str] = frozenset(
-    {"device", "threads", "log_every_steps", "checkpoint_every_steps", "wandb"}
+    {"device", "threads", "softmax_chunk", "log_every_steps", "checkpoint_every_steps", "wandb"}
 )
 """Training settings that do not decide what a training computes, only where it runs and what it records on the way.
 
-A run may go on, or be given back, with other values of these; every other setting must be as it was. Device and threads
-change the order of additions, hence the last bits of a result, never its meaning. `keep_every_epoch` is not among them:
-it decides which files a run has."""
+A run may go on, or be given back, with other values of these; every other setting must be as it was. Device, threads
+and the softmax's chunks change the order of additions, hence the last bits of a result, never its meaning; so does the
+number of processes, which is no setting. `keep_every_epoch` is not among them: it decides which files a run has."""
 
 
 def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **named: Any) -> Settings:
@@ -120,7 +120,13 @@ class TrainConfig:
         unlabelled_as_years: Age in years given to images without an age label; None leaves them unlabelled. The
             official code takes 30.
         epochs: Passes over the training images.
-        batch_size: Images in a step; the last, smaller batch of an epoch is dropped.
+        batch_size: Images in a step, over all processes; the last, smaller batch of an epoch is dropped.
+        batch_parts: Parts of a batch that go through the network at once, each with batch-normalisation statistics of
+            its own; they are spread over the processes, and done one after another where there are more parts than
+            processes (gradient accumulation).
+        softmax_chunk: Prototypes that the softmax looks at at a time, which bounds its memory; 0 takes all at once.
+        partial_fc_rate: Share of the negative prototypes that the softmax of a step looks at, drawn anew each step; 1
+            takes all (partial FC, An et al., "Killing two birds with one stone", CVPR 2022).
         learning_rate: Learning rate after warm-up, before any decay.
         momentum: Momentum of SGD.
         weight_decay: L2 penalty on all parameters, prototypes and PReLU included, batch normalisation excepted.
@@ -172,6 +178,9 @@ class TrainConfig:
     unlabelled_as_years: float | None = None
     epochs: int = 14
     batch_size: int = 64
+    batch_parts: int = 1
+    softmax_chunk: int = 0
+    partial_fc_rate: float = 1.0
     learning_rate: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -212,6 +221,15 @@ class TrainConfig:
             )
         require(self.epochs >= 1, "epochs", self.epochs, "at least 1")
         require(self.batch_size >= 2, "batch_size", self.batch_size, "at least 2 (for batch normalisation)")
+        require(self.batch_parts >= 1, "batch_parts", self.batch_parts, "at least 1")
+        require(
+            self.batch_size % self.batch_parts == 0 and self.batch_size >= 2 * self.batch_parts,
+            "batch_parts",
+            self.batch_parts,
+            f"a number that divides batch_size={self.batch_size} into parts of two images or more",
+        )
+        require(self.softmax_chunk >= 0, "softmax_chunk", self.softmax_chunk, "0 or more")
+        require(0 < self.partial_fc_rate <= 1, "partial_fc_rate", self.partial_fc_rate, "above 0, up to 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")

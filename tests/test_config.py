@@ -98,6 +98,12 @@ def test_every_setting_is_explained():
         ({"schedule": "cosine", "milestones": [5]}, "mean nothing"),
         ({"warmup_epochs": 99.0}, "between 0 and epochs"),
         ({"dropout": 1.0}, r"in \[0, 1\)"),
+        ({"batch_parts": 0}, "batch_parts=0: must be at least 1"),
+        ({"batch_size": 16, "batch_parts": 3}, "divides batch_size=16"),
+        ({"batch_size": 16, "batch_parts": 16}, "parts of two images or more"),
+        ({"softmax_chunk": -1}, "softmax_chunk=-1: must be 0 or more"),
+        ({"partial_fc_rate": 0.0}, "partial_fc_rate=0.0: must be above 0"),
+        ({"partial_fc_rate": 1.5}, "above 0, up to 1"),
     ],
 )
 def test_wrong_settings_are_named(wrong, said):

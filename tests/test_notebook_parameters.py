@@ -34,7 +34,7 @@ def test_training_parameters_are_the_settings():
     found = parameters("02_train")
     wanted = {**settings_of(TrainConfig()), **settings_of(EvaluationConfig())}
     assert {name: default(entry) for name, entry in found.items() if name in wanted} == wanted
-    assert set(found) - set(wanted) == {"experiment", "runs_dir", "run"}
+    assert set(found) - set(wanted) == {"experiment", "runs_dir", "run", "processes"}
 
 
 def test_dataset_parameters_are_the_settings_of_the_built_in_faces():

@@ -200,7 +200,14 @@ def test_the_same_manifest_with_other_pixels_is_refused(finished, dataset, tmp_p
 @pytest.mark.parametrize("name", sorted(UNDECISIVE_SETTINGS))
 def test_settings_that_decide_nothing_may_differ(finished, dataset, name):
     run, config = finished
-    other = {"device": "auto", "threads": 2, "log_every_steps": 7, "checkpoint_every_steps": 5, "wandb": True}[name]
+    other = {
+        "device": "auto",
+        "threads": 2,
+        "softmax_chunk": 5,
+        "log_every_steps": 7,
+        "checkpoint_every_steps": 5,
+        "wandb": True,
+    }[name]
     before = {path.name: path.stat().st_mtime_ns for path in run.path.iterdir()}
     assert train(replace(config, **{name: other}), dataset, run.path, progress="none") == run
     assert before == {path.name: path.stat().st_mtime_ns for path in run.path.iterdir()}
