@@ -26,11 +26,11 @@ class HeadOutput(NamedTuple):
 
     Attributes:
         loss: Scalar, the mean loss of the batch.
-        scores: (b, n) without margin and without gradient; the class of the highest is what an image is taken for.
+        predicted: (b,) int64, the class of the highest score without margin: what an image is taken for.
     """
 
     loss: Tensor
-    scores: Tensor
+    predicted: Tensor
 
 
 class MarginHead(nn.Module):
@@ -55,7 +55,7 @@ class MarginHead(nn.Module):
             labels: (b,) integers in [0, n).
 
         Returns:
-            The loss and the scores.
+            The loss and the classes predicted.
 
         Raises:
             ConfigError: Shapes, labels or settings do not fit.
@@ -71,7 +71,7 @@ class StatelessHead(MarginHead):
         config = self.config
         scores = class_scores(embeddings, prototypes, kind=config.margin_loss)
         loss = margin_softmax_loss(scores, labels, kind=config.margin_loss, scale=config.scale, margin=config.margin)
-        return HeadOutput(loss, scores.detach())
+        return HeadOutput(loss, scores.detach().argmax(1))
 
 
 class SphereFaceHead(MarginHead):
@@ -99,7 +99,7 @@ class SphereFaceHead(MarginHead):
             margin_factor=int(config.margin),
             annealing=annealing,
         )
-        return HeadOutput(_cross_entropy(logits, labels), cosines.detach())
+        return HeadOutput(_cross_entropy(logits, labels), cosines.detach().argmax(1))
 
     def get_extra_state(self) -> Tensor:
         """Give what the state dict holds beside the buffers: the batches seen."""
@@ -131,7 +131,7 @@ class CurricularFaceHead(MarginHead):
         logits = curricularface_logits(
             cosines, labels, progress=self.progress.clone(), scale=self.config.scale, margin_rad=self.config.margin
         )
-        return HeadOutput(_cross_entropy(logits, labels), cosines.detach())
+        return HeadOutput(_cross_entropy(logits, labels), cosines.detach().argmax(1))
 
 
 class MVSoftmaxHead(MarginHead):
@@ -152,7 +152,7 @@ class MVSoftmaxHead(MarginHead):
             adaptive=config.mv_adaptive,
             easy_margin=config.mv_easy_margin,
         )
-        return HeadOutput(_cross_entropy(logits, labels), cosines.detach())
+        return HeadOutput(_cross_entropy(logits, labels), cosines.detach().argmax(1))
 
 
 class AdaFaceHead(MarginHead):
@@ -187,7 +187,7 @@ class AdaFaceHead(MarginHead):
             margin=config.margin,
             concentration=config.adaface_concentration,
         )
-        return HeadOutput(_cross_entropy(logits, labels), cosines.detach())
+        return HeadOutput(_cross_entropy(logits, labels), cosines.detach().argmax(1))
 
 
 class BroadFaceHead(MarginHead):
@@ -224,7 +224,7 @@ class BroadFaceHead(MarginHead):
         )
         if self.training:
             self._remember(embeddings.detach(), prototypes.detach(), labels)
-        return HeadOutput(loss, cosines)
+        return HeadOutput(loss, cosines.argmax(1))
 
     @torch.no_grad()
     def _remember(self, embeddings: Tensor, prototypes: Tensor, labels: Tensor) -> None:

@@ -109,7 +109,7 @@ class Recognizer(nn.Module):
 
     def _losses(self, outputs: MethodOutputs, labels: Tensor, of_method: Mapping[str, Tensor]) -> StepLosses:
         config = self.config
-        margin, scores = self.head(outputs.embeddings, self.prototypes, labels)
+        margin, predicted = self.head(outputs.embeddings, self.prototypes, labels)
         total, pushed = margin, margin.new_zeros(())
         if config.inter_prototype != "none":
             pushed = inter_prototype_loss(self.prototypes[self.pushed_apart], reduction=config.ip_reduction)
@@ -120,7 +120,7 @@ class Recognizer(nn.Module):
             total=total,
             margin=margin.detach(),
             inter_prototype=pushed.detach(),
-            accuracy=(scores.argmax(1) == labels).float().mean(),
+            accuracy=(predicted == labels).float().mean(),
             method=tuple(of_method[name].detach() for name in self.method_loss_names),
         )
 
