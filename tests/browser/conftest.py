@@ -7,11 +7,11 @@ Pictures are kept in `build/screenshots`, or in the folder that `SCREENSHOTS` na
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,13 +26,12 @@ import pytest
 
 pytest.importorskip("playwright", reason="the tests in a browser need playwright (the dev extra)")
 
+from find_chromium import find_chromium, why_none
 from lab_pages import LabServer, NotebookPage, OpenNotebook, notebook_of_cells, open_page, parameterised_copy
 from playwright.sync_api import Browser, Error, sync_playwright
 
 REPO = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 # No background traffic, and no sandbox where the tests run as root, as in a container.
 BROWSER_OPTIONS = (
@@ -58,28 +57,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.xdist_group("browser"))
 
 
-def find_chromium() -> str | None:
-    """The browser to drive, or None."""
-    named = os.environ.get("CHROMIUM")
-    if named:
-        return shutil.which(named)
-    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
-
-
 @pytest.fixture(scope="package")
 def chromium() -> str:
     """Path of the browser; without one the test is skipped, or fails where the browser is required."""
     found = find_chromium()
     if found is not None:
         return found
-    reason = (
-        f"no Chromium: CHROMIUM={os.environ['CHROMIUM']} is not there"
-        if os.environ.get("CHROMIUM")
-        else "no Chromium on the path (on Debian and Ubuntu: apt-get install chromium), and CHROMIUM names none"
-    )
     if os.environ.get("BROWSER_TESTS") == "required":
-        pytest.fail(f"{reason}, and BROWSER_TESTS=required")
-    pytest.skip(reason)
+        pytest.fail(f"the tests in a browser are required (BROWSER_TESTS) and cannot run: {why_none()}")
+    pytest.skip(why_none())
 
 
 @pytest.fixture(scope="package")
@@ -174,10 +160,8 @@ def open_notebook(lab: LabServer, browser: Browser, screenshots: Path) -> Iterat
             page.check()
     finally:
         for page, context in zip(opened, contexts, strict=True):
-            try:
+            with contextlib.suppress(Error):  # the test has ended the kernel or left the page
                 page.kill_kernel()
-            except Error:
-                pass  # the test has ended the kernel or left the page
             context.close()
 
 

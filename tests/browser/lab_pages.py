@@ -80,7 +80,8 @@ class NotebookPage:
         self.command("notebook:run-cell")
         handle = prompt.element_handle()
         self.page.wait_for_function(
-            "([prompt, before]) => /\\[\\d+\\]/.test(prompt.textContent) && prompt.textContent.trim() !== before.trim()",
+            """([prompt, before]) =>
+                /\\[\\d+\\]/.test(prompt.textContent) && prompt.textContent.trim() !== before.trim()""",
             arg=[handle, before],
             timeout=1000 * timeout_s,
         )
