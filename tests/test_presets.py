@@ -243,7 +243,7 @@ def test_presets_of_published_photographs_name_their_card(name: str, card: str):
 
 
 def test_without_a_checkout_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(presets, "PRESETS_DIR", tmp_path / "notebooks" / "presets")
+    monkeypatch.setattr(presets.reading, "PRESETS_DIR", tmp_path / "notebooks" / "presets")
     with pytest.raises(ConfigError, match=r"presets are not at .*not run from a checkout.*pip install -e"):
         read_preset("demo")
     assert read_preset(write_preset(tmp_path)).experiment == "fake"
