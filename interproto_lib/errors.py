@@ -38,6 +38,10 @@ class TrainingDivergedError(InterprotoError, ArithmeticError):
     """The loss became non-finite; the last good checkpoint is kept."""
 
 
+class TrainingStoppedError(InterprotoError):
+    """SIGTERM asked the training to stop; it wrote a checkpoint before, and goes on from there."""
+
+
 class WriteError(InterprotoError):
     """A file could not be written (no permission, full disk); nothing that was there before is lost."""
 

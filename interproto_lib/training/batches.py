@@ -51,6 +51,9 @@ class EpochBatches:
         flip: Mirror each image with probability one half.
         seed: Seed of order and flips.
         device: Where batches are wanted.
+        share: The part of each batch that is wanted, and how many equal parts there are: each of several processes
+            takes its own. They divide the batch size.
+        sharers: How many processes share the machine's main memory.
 
     Raises:
         ConfigError: There are fewer images than a batch holds, or rows that the dataset has not.
@@ -67,6 +70,8 @@ class EpochBatches:
         flip: bool,
         seed: int,
         device: torch.device,
+        share: tuple[int, int] = (0, 1),
+        sharers: int = 1,
     ) -> None:
         if len(rows) < batch_size:
             raise ConfigError(f"batch_size={batch_size} is larger than the {len(rows)} training images")
@@ -81,7 +86,8 @@ class EpochBatches:
         self._flip = flip
         self._seed = seed
         self._device = device
-        self._resident = self._load_resident()
+        self._share = share
+        self._resident = self._load_resident(sharers)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -96,15 +102,17 @@ class EpochBatches:
             first_step: Batches of the epoch to skip, when a run is resumed within it.
 
         Yields:
-            The batches, on the device.
+            The batches, or this process's share of each, on the device.
         """
         generator = torch.Generator().manual_seed(_mixed_seed(self._seed, epoch))
         order = torch.randperm(len(self._rows), generator=generator)
         mirrored = torch.rand(len(self._rows), generator=generator) < 0.5
         mirrored = mirrored.to(self._device)
         order_on_device = order.to(self._device)
-        steps = range(first_step, self.steps_per_epoch)
-        parts = [slice(step * self._batch_size, (step + 1) * self._batch_size) for step in steps]
+        number, of = self._share
+        size = self._batch_size // of
+        starts = [step * self._batch_size + number * size for step in range(first_step, self.steps_per_epoch)]
+        parts = [slice(start, start + size) for start in starts]
         if self._resident is not None:
             found = (self._resident[order_on_device[part]] for part in parts)
         else:
@@ -118,11 +126,14 @@ class EpochBatches:
                     self._ages_years[rows],
                 )
 
-    def _load_resident(self) -> Tensor | None:
-        """The training images on the device, or None where they are too large (half of a GPU's free memory)."""
+    def _load_resident(self, sharers: int) -> Tensor | None:
+        """The training images on the device, or None where they are too large (half of a GPU's free memory).
+
+        Each process keeps all of them: the order of an epoch gives any image to any process.
+        """
         n_bytes = len(self._rows) * int(np.prod(self._images.shape[1:]))
         on_gpu = self._device.type == "cuda"
-        limit = torch.cuda.mem_get_info(self._device)[0] // 2 if on_gpu else LARGEST_IN_MEMORY
+        limit = torch.cuda.mem_get_info(self._device)[0] // 2 if on_gpu else LARGEST_IN_MEMORY // sharers
         if n_bytes > limit:
             return None
         resident = torch.empty((len(self._rows), *self._images.shape[1:]), dtype=torch.uint8, device=self._device)

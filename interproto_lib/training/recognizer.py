@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses import build_head, inter_prototype_loss
+from interproto_lib.losses.ranks import rank, shard_rows, world_size
 from interproto_lib.methods import METHODS, AgeMethod, MethodOutputs, build_recogniser
 from interproto_lib.models.inputs import images_to_input
+
+_ROWS_AT_A_TIME = 65536
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class StepLosses:
 
     Attributes:
         total: Scalar to differentiate: Eq. 7, and the losses of an age method; in a step of such a method's opponent,
-            the opponent's loss alone.
+            the opponent's loss alone. Of a part of a batch: its share in the loss of the whole batch.
         margin: Scalar, the margin loss, Eq. 3.
         inter_prototype: Scalar, the Inter-Prototype loss before its weight, Eq. 5; 0 where it is off.
         accuracy: Scalar, share of the batch whose nearest prototype is its own, without margin.
@@ -39,12 +42,19 @@ class StepLosses:
 class Recognizer(nn.Module):
     """Backbone f and prototypes W, with the losses of the settings.
 
-    The prototypes start as rows of independent uniform(-1, 1) numbers scaled to length 1, as in the official code.
+    The prototypes start as rows of independent uniform(-1, 1) numbers scaled to length 1, as in the official code. Of
+    several processes each holds some rows of them, and all else whole. All draw the same numbers and keep their own, so
+    that a training starts the same for any number of processes.
 
     Args:
         config: Settings of the training.
         image_size: Height and width of the images in pixels.
         is_child: (n,) bool, which identities count as child identities; n is the number of prototypes.
+
+    Attributes:
+        prototypes: (rows, d) parameter, the rows of this process; all n where there is one process.
+        prototype_rows: Which of the n rows these are.
+        n_pushed_apart: How many of the n prototypes the Inter-Prototype loss pushes apart.
 
     Raises:
         ConfigError: The settings ask for the Inter-Prototype loss but fewer than two prototypes are in its scope.
@@ -58,13 +68,16 @@ class Recognizer(nn.Module):
         scope = inter_prototype_scope(config, is_child)
         self.config = config
         self.backbone = build_recogniser(config, image_size=image_size)
-        rows = torch.empty(n_identities, config.embedding_dim).uniform_(-1, 1)
-        self.prototypes = nn.Parameter(nn.functional.normalize(rows))
+        self.prototype_rows = shard_rows(n_identities, world_size(), rank())
+        self.prototypes = nn.Parameter(_drawn_rows(n_identities, config.embedding_dim, self.prototype_rows))
         self.head = build_head(config)
         self.method: AgeMethod | None = None
         if config.age_method != "none":
             self.method = METHODS[config.age_method](config, self.backbone)
-        self.register_buffer("pushed_apart", torch.from_numpy(scope), persistent=False)
+        self.n_pushed_apart = len(scope)
+        first, end = self.prototype_rows.start, self.prototype_rows.stop
+        own = torch.from_numpy(scope[(scope >= first) & (scope < end)] - first)
+        self.register_buffer("pushed_apart", own, persistent=False)  # rows of `prototypes`
 
     @property
     def method_loss_names(self) -> tuple[str, ...]:
@@ -79,8 +92,10 @@ class Recognizer(nn.Module):
         *,
         step: int = 0,
         autocast_dtype: torch.dtype | None = None,
+        share: float = 1.0,
+        ends_step: bool = True,
     ) -> StepLosses:
-        """Compute the losses of a batch.
+        """Compute the losses of a batch, or of a part of one.
 
         Args:
             images: (b, h, w, 3) uint8.
@@ -88,6 +103,9 @@ class Recognizer(nn.Module):
             ages_years: (b,) float32, NaN where unknown; None where all are.
             step: Steps made so far, for methods that alternate.
             autocast_dtype: Lower precision of the networks; None keeps float32. The losses are float32 in any case.
+            share: Weight of these images' losses in the total: 1 over the parts of the batch that a process takes.
+            ends_step: Whether this is the last part of the step that a process takes; the Inter-Prototype loss, which
+                comes once a step, is in the total of that one.
 
         Returns:
             The losses.
@@ -97,25 +115,30 @@ class Recognizer(nn.Module):
         if method is None:
             with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
                 outputs = MethodOutputs(self.backbone(inputs), {})
-            return self._losses(outputs, labels, {})
+            return self._losses(outputs, labels, {}, share=share, ends_step=ends_step)
         ages = torch.full_like(labels, torch.nan, dtype=torch.float32) if ages_years is None else ages_years
         opposes = method.opposes(step)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not opposes):
             with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
                 outputs = method(self.backbone, inputs)
             self.head.train(self.training and not opposes)  # what it remembers is not to hold what it does not train on
-            losses = self._losses(outputs, labels, method.losses(outputs, ages))
-        return replace(losses, total=method.opposing_loss(outputs)) if opposes else losses
+            of_method = method.losses(outputs, ages)
+            losses = self._losses(outputs, labels, of_method, share=share, ends_step=ends_step)
+        return replace(losses, total=share * method.opposing_loss(outputs)) if opposes else losses
 
-    def _losses(self, outputs: MethodOutputs, labels: Tensor, of_method: Mapping[str, Tensor]) -> StepLosses:
+    def _losses(
+        self, outputs: MethodOutputs, labels: Tensor, of_method: Mapping[str, Tensor], *, share: float, ends_step: bool
+    ) -> StepLosses:
         config = self.config
         margin, predicted = self.head(outputs.embeddings, self.prototypes, labels)
-        total, pushed = margin, margin.new_zeros(())
-        if config.inter_prototype != "none":
-            pushed = inter_prototype_loss(self.prototypes[self.pushed_apart], reduction=config.ip_reduction)
+        total, pushed = share * margin, margin.new_zeros(())
+        if config.inter_prototype != "none" and ends_step:
+            are_all = len(self.pushed_apart) == len(self.prototypes)
+            rows = self.prototypes if are_all else self.prototypes[self.pushed_apart]
+            pushed = inter_prototype_loss(rows, reduction=config.ip_reduction)
             total = total + config.ip_weight * pushed
         for loss in of_method.values():
-            total = total + loss
+            total = total + share * loss
         return StepLosses(
             total=total,
             margin=margin.detach(),
@@ -123,6 +146,18 @@ class Recognizer(nn.Module):
             accuracy=(predicted == labels).float().mean(),
             method=tuple(of_method[name].detach() for name in self.method_loss_names),
         )
+
+
+def _drawn_rows(n: int, dim: int, kept: range) -> Tensor:
+    """Draw the n prototypes in turn and keep some: the same numbers for any division, and never all in memory."""
+    rows = torch.empty(len(kept), dim)
+    for start in range(0, n, _ROWS_AT_A_TIME):
+        end = min(start + _ROWS_AT_A_TIME, n)
+        drawn = nn.functional.normalize(torch.empty(end - start, dim).uniform_(-1, 1))
+        first, last = max(start, kept.start), min(end, kept.stop)
+        if first < last:
+            rows[first - kept.start : last - kept.start] = drawn[first - start : last - start]
+    return rows
 
 
 def inter_prototype_scope(config: TrainConfig, is_child: np.ndarray) -> np.ndarray:
