@@ -11,7 +11,7 @@ import torch
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses import (
     MARGIN_DEFAULTS,
-    MARGIN_LOGITS,
+    MARGIN_RULES,
     arcface_logits,
     class_scores,
     cosface_logits,
@@ -153,7 +153,7 @@ def test_gradcheck_from_embeddings_and_prototypes():
     embeddings = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     prototypes = torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([4, 0, 2])
-    for kind in MARGIN_LOGITS:
+    for kind in MARGIN_RULES:
         assert torch.autograd.gradcheck(
             lambda x, w, kind=kind: margin_softmax_loss(class_scores(x, w, kind=kind), labels, kind=kind),
             (embeddings, prototypes),
@@ -161,7 +161,7 @@ def test_gradcheck_from_embeddings_and_prototypes():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", list(MARGIN_LOGITS))
+@pytest.mark.parametrize("kind", list(MARGIN_RULES))
 def test_gradients_are_finite_at_the_ends(kind, dtype):
     ends = [1.0, -1.0, 1.0 + 1e-7, -1.0 - 1e-7, 1.0 - 1e-7, 0.0]
     cosines = torch.tensor([[c, 0.3] for c in ends], dtype=dtype, requires_grad=True)
@@ -178,7 +178,7 @@ def test_arcface_clamp_moves_a_logit_by_less_than_stated():
     assert 0 < exact - logit.item() < 3.2e-5
 
 
-@pytest.mark.parametrize("kind", list(MARGIN_LOGITS))
+@pytest.mark.parametrize("kind", list(MARGIN_RULES))
 def test_float32_inside_autocast(kind):
     generator = torch.Generator().manual_seed(5)
     embeddings = torch.randn(8, 64, generator=generator)
@@ -204,7 +204,7 @@ def test_float32_inside_autocast(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", list(MARGIN_LOGITS))
+@pytest.mark.parametrize("kind", list(MARGIN_RULES))
 def test_half_precision_inputs_are_widened_first(kind, dtype):
     generator = torch.Generator().manual_seed(6)
     embeddings = torch.randn(8, 32, generator=generator).to(dtype).requires_grad_()
@@ -254,7 +254,7 @@ def test_published_defaults_are_taken_when_none_is_given():
     cosines, labels = random_cosines()
     assert MARGIN_DEFAULTS["arcface"] == (64.0, 0.5)
     assert MARGIN_DEFAULTS["cosface"] == (64.0, 0.35)
-    assert list(MARGIN_DEFAULTS) == list(MARGIN_LOGITS)
+    assert list(MARGIN_DEFAULTS) == list(MARGIN_RULES)
     torch.testing.assert_close(
         margin_logits(cosines, labels, kind="arcface"), arcface_logits(cosines, labels, scale=64.0, margin_rad=0.5)
     )
@@ -266,7 +266,7 @@ def test_published_defaults_are_taken_when_none_is_given():
 def test_clear_errors():
     cosines, labels = random_cosines(batch=3, n=5)
     bad = torch.tensor([0, 5, 1])
-    for kind in MARGIN_LOGITS:
+    for kind in MARGIN_RULES:
         with pytest.raises(ConfigError, match=r"label 5 in row 1 .* outside \[0, 5\)"):
             margin_logits(cosines, bad, kind=kind)
         with pytest.raises(ConfigError, match="label -1 in row 2"):

@@ -13,7 +13,7 @@ from interproto_lib.losses.heads import HEADS, HeadOutput, MarginHead, build_hea
 from interproto_lib.losses.inter_prototype import inter_prototype_loss, welch_bound
 from interproto_lib.losses.margin_softmax import (
     MARGIN_DEFAULTS,
-    MARGIN_LOGITS,
+    MARGIN_RULES,
     MarginDefaults,
     class_scores,
     margin_logits,
@@ -26,7 +26,7 @@ from interproto_lib.losses.sphereface import sphereface_annealing, sphereface_lo
 __all__ = [
     "HEADS",
     "MARGIN_DEFAULTS",
-    "MARGIN_LOGITS",
+    "MARGIN_RULES",
     "HeadOutput",
     "MarginDefaults",
     "MarginHead",

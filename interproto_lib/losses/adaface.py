@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_batch, check_scale
+from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_lengths, check_scale
+from interproto_lib.losses.margin_rule import MarginRule, rule_logits
 
 NORM_RANGE = (0.001, 100.0)
 """Lengths of embeddings are clipped to this range."""
@@ -18,7 +19,7 @@ ANGLE_BORDER = 1e-3
 
 
 class NormStatistics(NamedTuple):
-    """Running mean and standard deviation of the lengths of embeddings, scalars."""
+    """Running mean and standard deviation of the lengths of embeddings: scalars, or one pair a batch."""
 
     mean: Tensor
     std: Tensor
@@ -45,7 +46,7 @@ def adaface_logits(
         cosines: (b, n) in [-1, 1].
         labels: (b,) integers in [0, n).
         norms: (b,) lengths |x| of the embeddings.
-        statistics: Running mean and standard deviation of the lengths (see `updated_statistics`).
+        statistics: Running mean and standard deviation of the lengths (see `updated_statistics`): scalars, or (b,).
         scale: s > 0.
         margin: m in [0, 1].
         concentration: h > 0: how many standard deviations make the quality 1 is 1 / h.
@@ -62,21 +63,39 @@ def adaface_logits(
         >>> adaface_logits(cosines, torch.tensor([0]), torch.tensor([20.0]), statistics=average, scale=4.0, margin=0.25)
         tensor([[ 2., -1.]])
     """
-    labels = check_batch(cosines, labels)
+    check_lengths(norms, rows=len(cosines))
+    rule = adaface_rule(norms, statistics=statistics, scale=scale, margin=margin, concentration=concentration)
+    return rule_logits(cosines, labels, rule)
+
+
+def adaface_rule(
+    norms: Tensor,
+    *,
+    statistics: NormStatistics,
+    scale: float = 64.0,
+    margin: float = 0.4,
+    concentration: float = 0.333,
+) -> MarginRule:
+    """Give `adaface_logits` for the own class and the others apart; arguments and errors are the same."""
     check_scale(scale)
     if not 0 <= margin <= 1:
         raise ConfigError(f"margin of adaface must be in [0, 1], got {margin}.")
     if not (math.isfinite(concentration) and concentration > 0):
         raise ConfigError(f"concentration of adaface must be a finite number above 0, got {concentration}.")
-    if norms.shape != labels.shape:
-        raise ConfigError(f"norms must have shape {tuple(labels.shape)}, one a row, got {tuple(norms.shape)}.")
-    with autocast_off(cosines):
-        cosines = at_least_float32(cosines).clamp(-1 + ANGLE_BORDER, 1 - ANGLE_BORDER)
+    with autocast_off(norms):
         lengths = at_least_float32(norms.detach()).clamp(*NORM_RANGE)
         quality = ((lengths - statistics.mean) / (statistics.std + 1e-3) * concentration).clamp(-1, 1)[:, None]
-        angle = cosines.gather(1, labels[:, None]).acos()
+
+    def target(own: Tensor) -> Tensor:
+        angle = _clipped(own).acos()
         turned = (angle - margin * quality).clamp(ANGLE_BORDER, math.pi - ANGLE_BORDER).cos()
-        return cosines.scatter(1, labels[:, None], turned - margin - margin * quality) * scale
+        return turned - margin - margin * quality
+
+    return MarginRule(target, lambda cosines, own: _clipped(cosines), scale)
+
+
+def _clipped(cosines: Tensor) -> Tensor:
+    return cosines.clamp(-1 + ANGLE_BORDER, 1 - ANGLE_BORDER)
 
 
 def updated_statistics(statistics: NormStatistics, batch: NormStatistics, *, weight: float = 0.01) -> NormStatistics:
@@ -84,7 +103,7 @@ def updated_statistics(statistics: NormStatistics, batch: NormStatistics, *, wei
 
     Args:
         statistics: Before the batch; the original starts at 20 and 100.
-        batch: Of the batch (see `batch_statistics`), over all ranks where there are several.
+        batch: Of the batch (see `batch_statistics`); of several batches each is taken by itself.
         weight: Weight of the batch.
 
     Returns:
@@ -99,15 +118,15 @@ def batch_statistics(norms: Tensor) -> NormStatistics:
     """Give mean and standard deviation (n - 1 in the denominator) of clipped lengths.
 
     Args:
-        norms: (b,) lengths of embeddings, b >= 2.
+        norms: (b,) lengths of embeddings, b >= 2; or (k, b) of k batches.
 
     Returns:
-        Two scalars, detached, at least float32.
+        Two scalars, or two of shape (k,); detached, at least float32.
 
     Raises:
         ConfigError: There are fewer than two.
     """
-    if len(norms) < 2:
-        raise ConfigError(f"adaface needs two images in a batch to know how lengths spread, got {len(norms)}.")
+    if norms.shape[-1] < 2:
+        raise ConfigError(f"adaface needs two images in a batch to know how lengths spread, got {norms.shape[-1]}.")
     lengths = at_least_float32(norms.detach()).clamp(*NORM_RANGE)
-    return NormStatistics(lengths.mean(), lengths.std())
+    return NormStatistics(lengths.mean(dim=-1), lengths.std(dim=-1))

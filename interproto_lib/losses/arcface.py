@@ -7,14 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from interproto_lib.losses.cosines import (
-    at_least_float32,
-    autocast_off,
-    check_batch,
-    check_margin,
-    check_scale,
-    replace_target,
-)
+from interproto_lib.losses.cosines import check_margin, check_scale
+from interproto_lib.losses.margin_rule import MarginRule, others_unchanged, rule_logits
 
 SMALLEST_SQUARED_SINE = 1e-9
 """Lower clamp of 1 - c^2: the square root has an infinite slope at 0, which would give NaN at c = 1 and c = -1."""
@@ -48,14 +42,18 @@ def arcface_logits(cosines: Tensor, labels: Tensor, *, scale: float = 64.0, marg
         >>> arcface_logits(cosines, torch.tensor([0]), scale=1.0, margin_rad=0.5).acos()
         tensor([[1.2500, 1.5000]])
     """
-    labels = check_batch(cosines, labels)
+    return rule_logits(cosines, labels, arcface_rule(scale=scale, margin_rad=margin_rad))
+
+
+def arcface_rule(*, scale: float = 64.0, margin_rad: float = 0.5) -> MarginRule:
+    """Give `arcface_logits` for the own class and the others apart; arguments and errors are the same."""
     check_scale(scale)
     check_margin(margin_rad, name="margin of arcface, in radians,", upper=math.pi)
-    with autocast_off(cosines):
-        cosines = at_least_float32(cosines)
-        own = cosines.gather(1, labels[:, None])
-        target = turned_or_lowered(own, turned_cosines(own, margin_rad), margin_rad)
-        return replace_target(cosines, labels, target, scale=scale)
+
+    def target(own: Tensor) -> Tensor:
+        return turned_or_lowered(own, turned_cosines(own, margin_rad), margin_rad)
+
+    return MarginRule(target, others_unchanged, scale)
 
 
 def turned_cosines(cosines: Tensor, margin_rad: float) -> Tensor:

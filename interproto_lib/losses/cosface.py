@@ -4,14 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from interproto_lib.losses.cosines import (
-    at_least_float32,
-    autocast_off,
-    check_batch,
-    check_margin,
-    check_scale,
-    replace_target,
-)
+from interproto_lib.losses.cosines import check_margin, check_scale
+from interproto_lib.losses.margin_rule import MarginRule, others_unchanged, rule_logits
 
 
 def cosface_logits(cosines: Tensor, labels: Tensor, *, scale: float = 64.0, margin: float = 0.35) -> Tensor:
@@ -38,9 +32,11 @@ def cosface_logits(cosines: Tensor, labels: Tensor, *, scale: float = 64.0, marg
         >>> cosface_logits(torch.tensor([[0.75, -0.25]]), torch.tensor([0]), scale=64.0, margin=0.25)
         tensor([[ 32., -16.]])
     """
-    labels = check_batch(cosines, labels)
+    return rule_logits(cosines, labels, cosface_rule(scale=scale, margin=margin))
+
+
+def cosface_rule(*, scale: float = 64.0, margin: float = 0.35) -> MarginRule:
+    """Give `cosface_logits` for the own class and the others apart; arguments and errors are the same."""
     check_scale(scale)
     check_margin(margin, name="margin of cosface", upper=2.0)
-    with autocast_off(cosines):
-        cosines = at_least_float32(cosines)
-        return replace_target(cosines, labels, cosines.gather(1, labels[:, None]) - margin, scale=scale)
+    return MarginRule(lambda own: own - margin, others_unchanged, scale)

@@ -165,16 +165,7 @@ def check_margin(margin: float, *, name: str, upper: float) -> None:
         raise ConfigError(f"{name} must be in [0, {upper:.4g}], got {margin}.")
 
 
-def replace_target(scores: Tensor, labels: Tensor, target: Tensor, *, scale: float) -> Tensor:
-    """Logits: every score times the scale, with each row's own class set to `scale * target`.
-
-    Args:
-        scores: (b, n).
-        labels: (b,) int64.
-        target: (b, 1) score of the own class after the margin.
-        scale: factor s of all logits.
-
-    Returns:
-        (b, n) logits; one new (b, n) tensor is made.
-    """
-    return (scores * scale).scatter_(1, labels[:, None], target * scale)
+def check_lengths(norms: Tensor, *, rows: int) -> None:
+    """Raise ConfigError unless there is one length of an embedding for each row of a batch."""
+    if norms.shape != (rows,):
+        raise ConfigError(f"norms must have shape ({rows},), one a row, got {tuple(norms.shape)}.")

@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from interproto_lib.losses.arcface import turned_cosines, turned_or_lowered
-from interproto_lib.losses.cosines import (
-    at_least_float32,
-    autocast_off,
-    check_batch,
-    check_margin,
-    check_scale,
-)
+from interproto_lib.losses.cosines import check_margin, check_scale
+from interproto_lib.losses.margin_rule import MarginRule, rule_logits
 
 
 def curricularface_logits(
@@ -30,7 +25,7 @@ def curricularface_logits(
     Args:
         cosines: (b, n) in [-1, 1].
         labels: (b,) integers in [0, n).
-        progress: t, a scalar: the running mean of the own cosines (see `updated_progress`).
+        progress: t, the running mean of the own cosines (see `updated_progress`): a scalar, or (b, 1).
         scale: s > 0.
         margin_rad: m in [0, pi], radians.
 
@@ -45,16 +40,22 @@ def curricularface_logits(
         >>> curricularface_logits(cosines, torch.tensor([0]), progress=0.25, scale=1.0, margin_rad=torch.pi / 6)
         tensor([[-0.5000,  0.3750, -0.7500]])
     """
-    labels = check_batch(cosines, labels)
+    return rule_logits(cosines, labels, curricularface_rule(progress=progress, scale=scale, margin_rad=margin_rad))
+
+
+def curricularface_rule(*, progress: Tensor | float, scale: float = 64.0, margin_rad: float = 0.5) -> MarginRule:
+    """Give `curricularface_logits` for the own class and the others apart; arguments and errors are the same."""
     check_scale(scale)
     check_margin(margin_rad, name="margin of curricularface, in radians,", upper=math.pi)
-    with autocast_off(cosines):
-        cosines = at_least_float32(cosines)
-        own = cosines.gather(1, labels[:, None])
-        turned = turned_cosines(own, margin_rad)
-        target = turned_or_lowered(own, turned, margin_rad)
-        modulated = torch.where(cosines > turned, cosines * (progress + cosines), cosines)
-        return modulated.scatter(1, labels[:, None], target) * scale
+
+    def target(own: Tensor) -> Tensor:
+        return turned_or_lowered(own, turned_cosines(own, margin_rad), margin_rad)
+
+    def others(cosines: Tensor, own: Tensor) -> Tensor:
+        hard = cosines > turned_cosines(own, margin_rad)
+        return torch.where(hard, cosines * (progress + cosines), cosines)
+
+    return MarginRule(target, others, scale)
 
 
 def updated_progress(progress: Tensor, own_mean: Tensor, *, momentum: float = 0.99) -> Tensor:
@@ -62,10 +63,10 @@ def updated_progress(progress: Tensor, own_mean: Tensor, *, momentum: float = 0.
 
     Args:
         progress: t before, a scalar.
-        own_mean: Mean cosine of the batch with the own prototypes (over all ranks, where there are several).
+        own_mean: Mean cosine of the batch with the own prototypes; of several batches (k,), each by itself.
         momentum: Weight of the old value; 0.99 in the original.
 
     Returns:
-        t, detached.
+        t, detached, of the shape of `own_mean`.
     """
     return (momentum * progress + (1 - momentum) * own_mean).detach()

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses.arcface import arcface_logits
-from interproto_lib.losses.cosface import cosface_logits
+from interproto_lib.losses.arcface import arcface_rule
+from interproto_lib.losses.cosface import cosface_rule
 from interproto_lib.losses.cosines import autocast_off, cosine_similarities, inner_products
-from interproto_lib.losses.softmax import normface_logits, softmax_logits
+from interproto_lib.losses.margin_rule import MarginRule, rule_logits
+from interproto_lib.losses.softmax import normface_rule, softmax_rule
 
 
 class MarginDefaults(NamedTuple):
@@ -22,17 +23,17 @@ class MarginDefaults(NamedTuple):
     margin: float
 
 
-def _arcface_logits(scores: Tensor, labels: Tensor, *, scale: float, margin: float) -> Tensor:
-    return arcface_logits(scores, labels, scale=scale, margin_rad=margin)
+def _arcface_rule(*, scale: float, margin: float) -> MarginRule:
+    return arcface_rule(scale=scale, margin_rad=margin)
 
 
-MARGIN_LOGITS: dict[str, Callable[..., Tensor]] = {
-    "softmax": softmax_logits,
-    "normface": normface_logits,
-    "cosface": cosface_logits,
-    "arcface": _arcface_logits,
+MARGIN_RULES: dict[str, Callable[..., MarginRule]] = {
+    "softmax": softmax_rule,
+    "normface": normface_rule,
+    "cosface": cosface_rule,
+    "arcface": _arcface_rule,
 }
-"""Name -> function (scores, labels, *, scale, margin) giving (b, n) logits."""
+"""Name -> function (*, scale, margin) giving the rule of a margin loss."""
 
 MARGIN_DEFAULTS: dict[str, MarginDefaults] = {
     "softmax": MarginDefaults(scale=1.0, margin=0.0),
@@ -49,7 +50,7 @@ def class_scores(embeddings: Tensor, prototypes: Tensor, *, kind: str) -> Tensor
     Args:
         embeddings: (b, d) floating point.
         prototypes: (n, d) floating point.
-        kind: a name in `MARGIN_LOGITS`.
+        kind: a name in `MARGIN_RULES`.
 
     Returns:
         (b, n) scores, float32 (float64 for float64 input).
@@ -66,6 +67,15 @@ def class_scores(embeddings: Tensor, prototypes: Tensor, *, kind: str) -> Tensor
     """
     _check_kind(kind)
     return (inner_products if kind == "softmax" else cosine_similarities)(embeddings, prototypes)
+
+
+def margin_rule(*, kind: str = "arcface", scale: float | None = None, margin: float | None = None) -> MarginRule:
+    """Margin loss of this name, elementwise; arguments and errors are those of `margin_logits`."""
+    _check_kind(kind)
+    published = MARGIN_DEFAULTS[kind]
+    return MARGIN_RULES[kind](
+        scale=published.scale if scale is None else scale, margin=published.margin if margin is None else margin
+    )
 
 
 def margin_logits(
@@ -91,14 +101,7 @@ def margin_logits(
         >>> margin_logits(torch.tensor([[0.75, -0.25]]), torch.tensor([0]), kind="cosface", scale=4.0, margin=0.5)
         tensor([[ 1., -1.]])
     """
-    _check_kind(kind)
-    published = MARGIN_DEFAULTS[kind]
-    return MARGIN_LOGITS[kind](
-        scores,
-        labels,
-        scale=published.scale if scale is None else scale,
-        margin=published.margin if margin is None else margin,
-    )
+    return rule_logits(scores, labels, margin_rule(kind=kind, scale=scale, margin=margin))
 
 
 def margin_softmax_loss(
@@ -143,5 +146,5 @@ def margin_softmax_loss(
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in MARGIN_LOGITS:
-        raise ConfigError(f"unknown margin loss {kind!r}: choose one of {', '.join(MARGIN_LOGITS)}.")
+    if kind not in MARGIN_RULES:
+        raise ConfigError(f"unknown margin loss {kind!r}: choose one of {', '.join(MARGIN_RULES)}.")

@@ -10,13 +10,8 @@ from torch import Tensor
 
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses.arcface import turned_cosines
-from interproto_lib.losses.cosines import (
-    at_least_float32,
-    autocast_off,
-    check_batch,
-    check_margin,
-    check_scale,
-)
+from interproto_lib.losses.cosines import check_margin, check_scale
+from interproto_lib.losses.margin_rule import MarginRule, rule_logits
 
 MVVariant = Literal["am", "arc"]
 
@@ -62,18 +57,42 @@ def mv_softmax_logits(
         >>> mv_softmax_logits(cosines, torch.tensor([0]), scale=1.0, margin=0.3, hard_weight=0.2)
         tensor([[0.2000, 0.5000, 0.0000]])
     """
-    labels = check_batch(cosines, labels)
+    rule = mv_softmax_rule(
+        variant=variant,
+        scale=scale,
+        margin=margin,
+        hard_weight=hard_weight,
+        adaptive=adaptive,
+        easy_margin=easy_margin,
+    )
+    return rule_logits(cosines, labels, rule)
+
+
+def mv_softmax_rule(
+    *,
+    variant: MVVariant = "am",
+    scale: float = 32.0,
+    margin: float = 0.35,
+    hard_weight: float = 0.2,
+    adaptive: bool = True,
+    easy_margin: bool = True,
+) -> MarginRule:
+    """Give `mv_softmax_logits` for the own class and the others apart; arguments and errors are the same."""
     check_scale(scale)
     if variant not in ("am", "arc"):
         raise ConfigError(f"variant of MV-Softmax must be 'am' or 'arc', got {variant!r}.")
     check_margin(margin, name=f"margin of mv_{variant}", upper=2.0 if variant == "am" else math.pi)
     if not (math.isfinite(hard_weight) and hard_weight >= 0):
         raise ConfigError(f"hard_weight of MV-Softmax must be a finite number from 0 on, got {hard_weight}.")
-    with autocast_off(cosines):
-        cosines = at_least_float32(cosines)
-        own = cosines.gather(1, labels[:, None])
-        turned = own - margin if variant == "am" else turned_cosines(own, margin)
+
+    def turned(own: Tensor) -> Tensor:
+        return own - margin if variant == "am" else turned_cosines(own, margin)
+
+    def target(own: Tensor) -> Tensor:
+        return torch.where(own > 0, turned(own), own) if easy_margin else turned(own)
+
+    def others(cosines: Tensor, own: Tensor) -> Tensor:
         weighted = (hard_weight + 1) * cosines + hard_weight if adaptive else cosines + hard_weight
-        modulated = torch.where(cosines > turned, weighted, cosines)
-        target = torch.where(own > 0, turned, own) if easy_margin else turned
-        return modulated.scatter(1, labels[:, None], target) * scale
+        return torch.where(cosines > turned(own), weighted, cosines)
+
+    return MarginRule(target, others, scale)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses.cosines import at_least_float32, check_batch, check_scale
+from interproto_lib.losses.cosines import check_scale
+from interproto_lib.losses.margin_rule import MarginRule, others_unchanged, rule_logits, unchanged
 
 
 def softmax_logits(scores: Tensor, labels: Tensor, *, scale: float = 1.0, margin: float = 0.0) -> Tensor:
@@ -31,13 +32,17 @@ def softmax_logits(scores: Tensor, labels: Tensor, *, scale: float = 1.0, margin
         >>> softmax_logits(torch.tensor([[2.0, -1.0]]), torch.tensor([0]))
         tensor([[ 2., -1.]])
     """
-    check_batch(scores, labels)
+    return rule_logits(scores, labels, softmax_rule(scale=scale, margin=margin))
+
+
+def softmax_rule(*, scale: float = 1.0, margin: float = 0.0) -> MarginRule:
+    """Give `softmax_logits` for the own class and the others apart; arguments and errors are the same."""
     if scale != 1 or margin != 0:
         raise ConfigError(
             f"softmax has neither scale nor margin: set scale=1 and margin=0 (got {scale} and {margin}), "
             "or choose normface for a scale, cosface or arcface for a margin."
         )
-    return at_least_float32(scores)
+    return MarginRule(unchanged, others_unchanged, 1.0)
 
 
 def normface_logits(cosines: Tensor, labels: Tensor, *, scale: float = 64.0, margin: float = 0.0) -> Tensor:
@@ -63,8 +68,12 @@ def normface_logits(cosines: Tensor, labels: Tensor, *, scale: float = 64.0, mar
         >>> normface_logits(torch.tensor([[0.5, -0.25]]), torch.tensor([0]), scale=64.0)
         tensor([[ 32., -16.]])
     """
-    check_batch(cosines, labels)
+    return rule_logits(cosines, labels, normface_rule(scale=scale, margin=margin))
+
+
+def normface_rule(*, scale: float = 64.0, margin: float = 0.0) -> MarginRule:
+    """Give `normface_logits` for the own class and the others apart; arguments and errors are the same."""
     check_scale(scale)
     if margin != 0:
         raise ConfigError(f"normface has no margin: set margin=0 (got {margin}), or choose cosface or arcface.")
-    return at_least_float32(cosines) * scale
+    return MarginRule(unchanged, others_unchanged, scale)

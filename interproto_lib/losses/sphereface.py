@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_batch
+from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_lengths
+from interproto_lib.losses.margin_rule import MarginRule, others_unchanged, rule_logits
 
 
 def sphereface_logits(
@@ -41,21 +42,25 @@ def sphereface_logits(
         >>> logits.acos()
         tensor([[1.0000, 0.5000]])
     """
-    labels = check_batch(cosines, labels)
+    check_lengths(norms, rows=len(cosines))
+    return rule_logits(cosines, labels, sphereface_rule(norms, margin_factor=margin_factor, annealing=annealing))
+
+
+def sphereface_rule(norms: Tensor, *, margin_factor: int = 4, annealing: float = 5.0) -> MarginRule:
+    """Give `sphereface_logits` for the own class and the others apart; arguments and errors are the same."""
     if margin_factor < 1 or margin_factor != int(margin_factor):
         raise ConfigError(f"margin of sphereface must be a whole number from 1 on, got {margin_factor}.")
     if not (math.isfinite(annealing) and annealing >= 0):
         raise ConfigError(f"annealing of sphereface must be a finite number from 0 on, got {annealing}.")
-    if norms.shape != labels.shape:
-        raise ConfigError(f"norms must have shape {tuple(labels.shape)}, one a row, got {tuple(norms.shape)}.")
-    with autocast_off(cosines):
-        cosines = at_least_float32(cosines)
-        own = cosines.gather(1, labels[:, None])
+
+    def target(own: Tensor) -> Tensor:
         angle = own.detach().clamp(-1, 1).acos()
         turns = (angle * (margin_factor / math.pi)).floor().clamp_max(margin_factor - 1)
         psi = (1 - 2 * turns.remainder(2)) * _chebyshev(own, int(margin_factor)) - 2 * turns
-        target = (annealing * own + psi) / (1 + annealing)
-        return cosines.scatter(1, labels[:, None], target) * at_least_float32(norms)[:, None]
+        return (annealing * own + psi) / (1 + annealing)
+
+    with autocast_off(norms):
+        return MarginRule(target, others_unchanged, at_least_float32(norms)[:, None])
 
 
 def sphereface_annealing(step: int, *, start: float = 1000.0, decay: float = 0.12, lowest: float = 5.0) -> float:
