@@ -1,0 +1,101 @@
+"""What all widgets of the explorer share: script, word to the page that the kernel lives, figures, code to copy."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from interproto_lib.errors import InterprotoError
+from interproto_lib.views.style import FIGURE_FORMATS, LabelledFigure, save_figure
+
+_FOLDER = Path(__file__).parent
+_IMPORT = re.compile(r'^import \{[^}]*\} from "\./([a-z_]+\.js)";\n', re.M)
+_EXPORT = re.compile(r"^export (?=(?:async )?(?:function|class|const) )", re.M)
+
+
+def read_script(name: str) -> str:
+    """Give a widget's script as one ES module, with the scripts of this folder that it imports in front.
+
+    A widget's script reaches the page as text, where nothing can be imported by a relative path.
+
+    Args:
+        name: File in the folder of this module, as in `projection_map.js`.
+
+    Returns:
+        The text; its default export is the widget.
+
+    Example:
+        >>> "./frame.js" in read_script("projection_map.js")
+        False
+    """
+    parts: dict[str, str] = {}
+
+    def read(file: str) -> None:
+        if file in parts:
+            return
+        text = (_FOLDER / file).read_text(encoding="utf-8")
+        for imported in _IMPORT.findall(text):
+            read(imported)
+        parts[file] = _IMPORT.sub("", text if file == name else _EXPORT.sub("", text))
+
+    read(name)
+    return "\n".join(parts.values())
+
+
+class LiveView(anywidget.AnyWidget):
+    """A widget that saves its static figure and shows the code that draws it.
+
+    Attributes:
+        live: Whether a kernel stands behind the page; False hides what only a kernel can do.
+        code: The library call that draws the static figure of what is shown.
+        draw_figure: Gives the static figure; set by whoever makes the widget.
+        figure_name: Name of the saved file, without suffix.
+    """
+
+    live = traitlets.Bool(True).tag(sync=True)
+    code = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, *, draw_figure: Callable[[], LabelledFigure], figure_name: str, **state: Any) -> None:
+        super().__init__(**state)
+        self.draw_figure = draw_figure
+        self.figure_name = figure_name
+        self.on_msg(self._answer)
+
+    def _answer(self, _: Any, message: Any, __: Any) -> None:
+        """Answer a message of the page: `ping`, or `save_figure` with a `format`."""
+        if not isinstance(message, dict):
+            return
+        if message.get("type") == "ping":
+            self.send({"type": "pong"})
+        elif message.get("type") == "save_figure":
+            self._send_figure(str(message.get("format")))
+
+    def _send_figure(self, file_format: str) -> None:
+        try:
+            content = figure_bytes(self.draw_figure(), file_format)
+        except InterprotoError as problem:
+            self.send({"type": "problem", "text": str(problem)})
+            return
+        self.send({"type": "figure", "name": f"{self.figure_name}.{file_format}"}, [content])
+
+
+def figure_bytes(figure: LabelledFigure, file_format: str) -> bytes:
+    """Give a figure as the content of a file.
+
+    Args:
+        figure: The figure.
+        file_format: One of `FIGURE_FORMATS`; a page may ask for any text, and gets an SVG for what is none of them.
+
+    Returns:
+        The content, the same bytes as `save_figure` writes.
+    """
+    suffix = file_format if file_format in FIGURE_FORMATS else "svg"
+    with tempfile.TemporaryDirectory() as folder:
+        paths = dict(zip(FIGURE_FORMATS, save_figure(figure, folder, "figure"), strict=True))
+        return paths[suffix].read_bytes()
