@@ -17,7 +17,7 @@ from interproto_lib.analysis.embedding import load_backbone
 from interproto_lib.data.datasets import FaceDataset, hash_images
 from interproto_lib.data.image_arrays import file_sha256
 from interproto_lib.devices import resolve_device, torch_threads
-from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedError
+from interproto_lib.errors import RunError, TrainingDivergedError
 from interproto_lib.files import file_lock, write_json
 from interproto_lib.methods.age_estimators import AgeGroupHead, AgeJudge
 from interproto_lib.methods.face_synthesis import FaceEncoder, PatchDiscriminator
@@ -33,7 +33,7 @@ from interproto_lib.methods.synthesis_settings import UNDECISIVE_SYNTHESIS_SETTI
 from interproto_lib.models import save_backbone
 from interproto_lib.progress import ProgressStyle, count_progress
 from interproto_lib.runs import RunFolder, environment, table_hash
-from interproto_lib.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
+from interproto_lib.training.checkpoints import CHECKPOINT_FOLDER, CheckpointStore, TrainingState
 from interproto_lib.training.metrics import MetricsLog
 from interproto_lib.training.synthesis_batches import SynthesisBatch, SynthesisDraws
 
@@ -60,8 +60,8 @@ def train_synthesis(
 
     First the two age estimators learn, then generator and discriminator in every step: the discriminator on real faces
     of the group wanted and on synthesised ones, then the generator on its losses (`generator_losses`). A finished
-    training in the folder is given back as it is; an unfinished one goes on from its last checkpoint and ends, on the
-    CPU with the same number of threads, with the same bits as if it had never stopped.
+    training in the folder is given back as it is; an unfinished one goes on from its newest whole checkpoint and ends,
+    on the CPU with the same number of threads, with the same bits as if it had never stopped.
 
     Deviation from MTLFace: the recogniser is trained before and stays as it is, where MTLFace trains both in turns; its
     recogniser learns nothing from the synthesis either, but changes under it.
@@ -81,7 +81,7 @@ def train_synthesis(
             an age group has no training image.
         RunError: The run is not finished, was trained on other images, the folder holds a training with other
             settings, or another process trains in it.
-        CheckpointError: The checkpoint in the folder is damaged.
+        CheckpointError: No checkpoint in the folder is whole.
         TrainingDivergedError: A loss or a weight became non-finite; the last checkpoint is kept.
         WriteError: The folder cannot be written.
     """
@@ -150,6 +150,7 @@ class _Trainer:
             self.optimizers[name] = torch.optim.Adam(
                 self.networks[name].parameters(), lr=config.estimator_learning_rate, fused=True
             )
+        self.checkpoints = CheckpointStore(folder / CHECKPOINT_FOLDER, self.networks, self.optimizers)
         self.window = torch.zeros(_WINDOW, device=device)
         self.window_steps = 0
         self.step = 0
@@ -249,8 +250,8 @@ class _Trainer:
 
     def _check_finite(self, values: Iterator[Tensor] | list[Tensor]) -> None:
         if not bool(torch.stack([torch.isfinite(value).all() for value in values]).all()):
-            last = self.folder / "checkpoint.pt"
-            kept = f"The last good checkpoint is kept in {last}." if last.is_file() else "No checkpoint was made yet."
+            last = self.checkpoints.newest
+            kept = f"The last good checkpoint is kept in {last}." if last else "No checkpoint was made yet."
             raise TrainingDivergedError(
                 f"A loss or a weight of the face age synthesis in {self.folder} became non-finite by step {self.step}. "
                 f"{kept} Use a lower learning_rate (now {self.config.learning_rate:g})."
@@ -258,35 +259,17 @@ class _Trainer:
 
     def _save(self) -> None:
         self._check_finite(itertools.chain(self.networks.parameters(), self.networks.buffers(), [self.window]))
-        state = TrainingState(
-            step=self.step,
-            recognizer=self.networks.state_dict(),
-            optimizer={name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            window=self.window,
-            window_steps=self.window_steps,
-            random_state=torch.get_rng_state(),
-            cuda_random_state=None,  # nothing is drawn on the device
-            seconds=self._seconds(),
+        self.checkpoints.save(
+            TrainingState(step=self.step, window=self.window, window_steps=self.window_steps, seconds=self._seconds())
         )
-        save_checkpoint(state, self.folder / "checkpoint.pt")
 
     def restore(self) -> None:
-        """Go to where the checkpoint was made, where there is one."""
-        checkpoint = self.folder / "checkpoint.pt"
-        if not checkpoint.is_file():
+        """Go to where the newest whole checkpoint was made, where there is one."""
+        state = self.checkpoints.load_newest()
+        if state is None:
             return
-        state = load_checkpoint(checkpoint, device=self.device)
-        try:
-            self.networks.load_state_dict(state.recognizer)
-            for name, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state.optimizer[name])
-        except (RuntimeError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{checkpoint} is of another training ({reason}). Remove it to start again."
-            ) from error
         self.step = state.step
-        self.window, self.window_steps = state.window, state.window_steps
+        self.window, self.window_steps = state.window.to(self.device), state.window_steps
         self.seconds_before = state.seconds
 
     def _seconds(self) -> float:
