@@ -1,6 +1,7 @@
 """Training: against a plain loop written here, and against wrong use."""
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.losses import cosine_similarities
 from interproto_lib.models import build_backbone
-from interproto_lib.runs import list_runs, open_run, runs_by_method
+from interproto_lib.runs import RunFolder, list_runs, open_run, runs_by_method
 from interproto_lib.training import learning_rate_at, train
 from interproto_lib.training.batches import EpochBatches
 from interproto_lib.training.recognizer import Recognizer, inter_prototype_scope, parameter_groups
@@ -253,8 +254,25 @@ def test_lines_of_progress_name_the_run(dataset, tmp_path, capsys):
     train(tiny(), dataset, tmp_path / "arcface-s7", progress="lines")
     lines = capsys.readouterr().out.splitlines()
     assert lines
-    assert all(line.startswith("arcface-s7: epoch ") and "images/s" in line and "left" in line for line in lines)
-    assert "epoch 3.0/3" in lines[-1]
+    *running, last = lines
+    number = r"[\d.,]+"
+    line = (
+        rf"arcface-s7: epoch {number}/3, loss {number}, accuracy \d+%, {number} images/s, data wait {number}%, .* left"
+    )
+    assert running
+    assert all(re.fullmatch(line, text) for text in running)
+    assert "epoch 3.0/3" in running[-1]
+    assert re.fullmatch(rf"arcface-s7: finished, 18 steps in 0:\d\d, {number} images/s, at most .* main memory", last)
+    summary = RunFolder(tmp_path / "arcface-s7").summary
+    assert f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB" in last
+    assert 2e8 < summary["peak_memory_bytes"] < 1e11
+    assert 0 <= summary["data_wait"] < 1
+
+
+def test_the_line_of_progress_has_the_parts_of_the_loss(dataset, tmp_path, capsys):
+    train(tiny(inter_prototype="all", age_method="oe_cnn", epochs=1), dataset, tmp_path / "run", progress="lines")
+    line = capsys.readouterr().out.splitlines()[0]
+    assert re.search(r"loss [\d.]+ \(margin [\d.]+, inter-prototype [\d.]+, age [\d.]+\), accuracy", line)
 
 
 def test_runs_are_found_by_method(finished, tmp_path):

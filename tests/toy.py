@@ -53,7 +53,7 @@ def _draw(n, n_images, image_size, seed):
 
 
 def files_of(run):
-    losses = run.metrics().drop(columns="images_per_second")
+    losses = run.metrics().drop(columns=["images_per_second", "data_wait"])
     return [(run.path / name).read_bytes() for name in ("backbone.safetensors", "prototypes.safetensors")] + [losses]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import NamedTuple
@@ -94,7 +94,7 @@ class EpochBatches:
         """Batches in an epoch."""
         return len(self._rows) // self._batch_size
 
-    def epoch(self, epoch: int, *, first_step: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, first_step: int = 0) -> Generator[Batch, None, None]:
         """Go through the batches of an epoch.
 
         Args:

@@ -39,7 +39,8 @@ from interproto_lib.models.export import export_safetensors, is_own_file, open_b
 from interproto_lib.models.foreign import load_foreign
 from interproto_lib.runs import RunFolder, environment, run_folder, write_results, write_table
 from interproto_lib.training.imported_head import LOWEST_AGREEMENT, HeadOrder, arranged, order_of_head, read_head
-from interproto_lib.training.loop import LOCK_WAIT_SECONDS, dataset_record, require_same_run
+from interproto_lib.training.loop import LOCK_WAIT_SECONDS
+from interproto_lib.training.run_records import dataset_record, require_same_run
 
 ChannelOrder = Literal["rgb", "bgr"]
 

@@ -5,28 +5,43 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
-from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
-from interproto_lib.data.datasets import FaceDataset, hash_images, training_labels
-from interproto_lib.data.manifests import class_table
-from interproto_lib.devices import resolve_device, torch_threads
-from interproto_lib.errors import DatasetError, RunError, TrainingDivergedError
-from interproto_lib.files import file_lock, write_arrays, write_json
-from interproto_lib.methods import METHODS
+from interproto_lib.config import TrainConfig
+from interproto_lib.data.datasets import FaceDataset, training_labels
+from interproto_lib.devices import torch_threads
+from interproto_lib.errors import TrainingDivergedError, TrainingStoppedError
+from interproto_lib.files import file_lock, write_json
+from interproto_lib.losses.ranks import average_over_ranks, max_over_ranks, rank, world_size
 from interproto_lib.models import save_backbone
 from interproto_lib.progress import ProgressStyle
-from interproto_lib.runs import RunFolder, environment, table_hash, write_table
+from interproto_lib.runs import RunFolder, environment, write_table
 from interproto_lib.training.batches import Batch, EpochBatches
-from interproto_lib.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from interproto_lib.training.metrics import MetricsLog
-from interproto_lib.training.progress import Progress, make_progress
+from interproto_lib.training.checkpoints import CHECKPOINT_FOLDER, CheckpointStore, TrainingState
+from interproto_lib.training.metrics import MetricsLog, peak_memory_bytes
+from interproto_lib.training.parts import PartedBatch
+from interproto_lib.training.processes import (
+    StopRequest,
+    any_process,
+    device_of_rank,
+    ending_together,
+    first_process_says,
+    lost_processes_named,
+    processes_here,
+    raise_together,
+    require_equal,
+    require_whole_parts,
+    wait_for_all,
+)
+from interproto_lib.training.progress import Progress, clock, make_progress
+from interproto_lib.training.prototype_file import write_prototypes
 from interproto_lib.training.recognizer import Recognizer, parameter_groups
+from interproto_lib.training.run_records import checked_training, known_ages, record_environment, require_same_run
 from interproto_lib.training.schedule import learning_rate_at
 
 WINDOW = ("loss", "margin_loss", "inter_prototype_loss", "accuracy")
@@ -42,10 +57,17 @@ def train(
     """Train a recogniser (Algorithm 1 of the paper) and leave everything it was and became in a run folder.
 
     A finished run in the folder is given back as it is; an unfinished one with the same settings and dataset goes on
-    from its last checkpoint and, on the CPU with the same number of threads, ends with the same bits as if it had
-    never stopped. Settings of `UNDECISIVE_SETTINGS` may differ from before; what differs on the machine, such as
+    from its newest whole checkpoint and, on the CPU with the same number of threads, ends with the same bits as if it
+    had never stopped. Settings of `UNDECISIVE_SETTINGS` may differ from before; what differs on the machine, such as
     threads, device or versions, is added to `environment.json` under `resumed_with`. The global random state is left
     as it was.
+
+    In a process group (see `interproto_lib.training.processes`) all processes call it with the same arguments, and
+    find the folder on a file system that they share. They share out the parts of each batch and the prototypes; the
+    first one alone writes metrics and files other than checkpoints. How many they are changes the result by rounding
+    only, and a run may go on with another number of them.
+
+    SIGTERM ends the training after the step that it finds it in, with a checkpoint.
 
     Args:
         config: The settings.
@@ -57,39 +79,47 @@ def train(
         The finished run.
 
     Raises:
-        ConfigError: The settings do not fit the dataset or the machine.
+        ConfigError: The settings do not fit the dataset, the machine or the number of processes.
         DatasetError: There are fewer than two identities to train on.
         RunError: The folder holds a run with other settings or of another dataset, or another process trains in it.
-        CheckpointError: The checkpoint in the folder is damaged.
+        CheckpointError: No checkpoint in the folder is whole.
         TrainingDivergedError: The loss or a weight became non-finite; the last checkpoint is kept.
+        TrainingStoppedError: SIGTERM asked it to stop; a checkpoint is written.
         WriteError: The folder cannot be written.
     """
-    run = RunFolder(Path(folder))
-    classes = class_table(
-        dataset.manifest,
-        min_child_images=config.min_child_images,
-        child_below_years=config.child_below_years,
-        unlabelled_as_years=config.unlabelled_as_years,
-    )
-    if len(classes) < 2:
-        raise DatasetError(f"Dataset {dataset.name!r} has {len(classes)} training identities; training needs two.")
-    if config.age_method != "none":
-        METHODS[config.age_method].check(config, _known_ages(dataset, dataset.rows("train"), config))
-    identity = {"train": config.to_dict(), "dataset": dataset_record(dataset, classes)}
-    busy = f"Another process is training in {run.path}. Wait for it, or use another run name."
-    with file_lock(run.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS):
-        if (run.path / "config.json").is_file():
-            require_same_run(run, identity)
-        if run.is_finished:
+    with lost_processes_named():
+        return _train(config, dataset, RunFolder(Path(folder)), progress)
+
+
+def _train(config: TrainConfig, dataset: FaceDataset, run: RunFolder, progress: ProgressStyle) -> RunFolder:
+    with ending_together():
+        require_whole_parts(config)
+        classes, identity = checked_training(config, dataset)
+    require_equal(identity)
+    with ExitStack() as held:
+        with ending_together():
+            if rank() == 0:
+                busy = f"Another process is training in {run.path}. Wait for it, or use another run name."
+                held.enter_context(file_lock(run.path / ".lock", busy=busy, wait_seconds=LOCK_WAIT_SECONDS))
+                if (run.path / "config.json").is_file():
+                    require_same_run(run, identity)
+        if first_process_says(run.is_finished):
             return run
-        device = resolve_device(config.device)
+        with ending_together():
+            device = device_of_rank(config.device)
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), torch_threads(config.threads or None):
-            trainer = _Trainer(config, dataset, classes, run.path, device)
+            with ending_together():
+                trainer = _Trainer(config, dataset, classes, run.path, device)
             trainer.restore()
-            write_table(classes, run.path / "classes.csv")
-            _record_environment(run, {**environment(), **trainer.environment()}, step=trainer.step)
-            write_json(run.path / "config.json", identity)
+            with ending_together():
+                if rank() == 0:
+                    write_table(classes, run.path / "classes.csv")
+                    now = {**environment(), **trainer.environment()}
+                    if trainer.checkpoints.passed_over:
+                        now["damaged_checkpoints"] = trainer.checkpoints.passed_over
+                    record_environment(run, now, step=trainer.step)
+                    write_json(run.path / "config.json", identity)
             trainer.run(progress)
     return run
 
@@ -101,7 +131,10 @@ class _Trainer:
         self, config: TrainConfig, dataset: FaceDataset, classes: pd.DataFrame, folder: Path, device: torch.device
     ) -> None:
         torch.manual_seed(config.seed)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self.config = config
+        self.n_identities = len(classes)
         self.folder = folder
         self.device = device
         rows, labels = training_labels(dataset, classes)
@@ -109,11 +142,13 @@ class _Trainer:
             dataset.images,
             rows,
             labels,
-            ages_years=_known_ages(dataset, rows, config),
+            ages_years=known_ages(dataset, rows, config),
             batch_size=config.batch_size,
             flip=config.flip,
             seed=config.seed,
             device=device,
+            share=(rank(), world_size()),
+            sharers=processes_here(),
         )
         is_child = classes["is_child"].to_numpy(dtype=bool)
         self.recognizer = Recognizer(config, image_size=dataset.image_size, is_child=is_child).to(device)
@@ -124,6 +159,12 @@ class _Trainer:
             lr=config.learning_rate,
             momentum=config.momentum,
             fused=True,
+        )
+        self.checkpoints = CheckpointStore(
+            folder / CHECKPOINT_FOLDER,
+            self.recognizer,
+            {"sgd": self.optimizer},
+            sharded={"prototypes": self.n_identities},
         )
         self.autocast_dtype = _autocast_dtype(config.precision, device)
         self.columns = (*WINDOW, *(f"{name}_loss" for name in self.recognizer.method_loss_names))
@@ -139,6 +180,7 @@ class _Trainer:
         return {
             "device": str(self.device),
             "gpu": card,
+            "processes": world_size(),
             "threads": torch.get_num_threads(),
             "backbone_precision": str(self.autocast_dtype or torch.float32).removeprefix("torch."),
         }
@@ -147,57 +189,82 @@ class _Trainer:
         """Train to the end."""
         per_epoch = self.batches.steps_per_epoch
         total_steps = self.config.epochs * per_epoch
-        metrics = MetricsLog(self.folder, self.config, resume_step=self.step)
+        is_first = rank() == 0
+        with ending_together():
+            metrics = MetricsLog(self.folder, self.config, resume_step=self.step) if is_first else None
         progress = make_progress(
-            progress_style,
+            progress_style if is_first else "none",
             name=self.folder.name,
             total_steps=total_steps,
             first_step=self.step,
             n_epochs=self.config.epochs,
         )
+        self.parted = PartedBatch(self.recognizer, self.config, autocast_dtype=self.autocast_dtype)
+        last_words = ""
         try:
-            while self.step < total_steps:
-                self._train_epoch(self.step // per_epoch, self.step % per_epoch, metrics, progress)
+            try:
+                with StopRequest() as stop:
+                    while self.step < total_steps:
+                        self._train_epoch(self.step // per_epoch, self.step % per_epoch, metrics, progress, stop)
+                    stop.answer()
+            finally:
+                if metrics is not None:
+                    metrics.close()
+            last_words = self._finish()
         finally:
-            metrics.close()
-            progress.close()
-        self._finish()
+            progress.close(last_words)
 
-    def _train_epoch(self, epoch: int, first_step: int, metrics: MetricsLog, progress: Progress) -> None:
+    def _train_epoch(
+        self, epoch: int, first_step: int, metrics: MetricsLog | None, progress: Progress, stop: StopRequest
+    ) -> None:
         config, per_epoch = self.config, self.batches.steps_per_epoch
+        total = config.epochs * per_epoch
         self.recognizer.train()
-        since, steps_since = time.monotonic(), 0
-        for batch in self.batches.epoch(epoch, first_step=first_step):
-            self._optimise(batch)
-            self.step += 1
-            steps_since += 1
-            row = None
-            ends_epoch = self.step % per_epoch == 0
-            if self.step % config.log_every_steps == 0 or self.step == config.epochs * per_epoch:
-                row = self._row(steps_since * config.batch_size / max(1e-9, time.monotonic() - since))
-                metrics.write(row)
-                since, steps_since = time.monotonic(), 0
-            progress.update(self.step, row)
-            if ends_epoch and config.keep_every_epoch:
-                self._check_finite(everything=True)
-                self._save_backbone(self.folder / "epochs" / f"backbone-{epoch + 1:04d}.safetensors")
-            if ends_epoch or (config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0):
-                self._save()
+        since, steps_since, waited = time.monotonic(), 0, 0.0
+        with closing(self.batches.epoch(epoch, first_step=first_step)) as batches:
+            while self.step < (epoch + 1) * per_epoch:
+                asked = time.monotonic()
+                batch = next(batches)
+                waited += time.monotonic() - asked
+                self._optimise(batch)
+                self.step += 1
+                steps_since += 1
+                row = None
+                if self.step % config.log_every_steps == 0 or self.step == total:
+                    row = self._row()
+                    seconds = max(1e-9, time.monotonic() - since)
+                    speed = steps_since * config.batch_size / seconds
+                    row |= {"images_per_second": speed, "data_wait": waited / seconds}
+                    if metrics is not None:
+                        metrics.write(row)
+                    since, steps_since, waited = time.monotonic(), 0, 0.0
+                progress.update(self.step, row)
+                ends_epoch = self.step % per_epoch == 0
+                if ends_epoch and config.keep_every_epoch:
+                    self._check_finite(everything=True)
+                    self._save_backbone(self.folder / "epochs" / f"backbone-{epoch + 1:04d}.safetensors")
+                stops = self.step < total and stop.agreed()
+                is_due = config.checkpoint_every_steps and self.step % config.checkpoint_every_steps == 0
+                if stops or ends_epoch or is_due:
+                    self._save()
+                if stops:
+                    raise TrainingStoppedError(
+                        f"{self.folder.name}: stopped by SIGTERM after step {self.step:,} of {total:,}; its checkpoint "
+                        f"is {self.checkpoints.newest}. The same command goes on from there."
+                    )
 
     def _optimise(self, batch: Batch) -> None:
         rate = learning_rate_at(self.config, self.step, steps_per_epoch=self.batches.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        losses = self.recognizer(*batch, step=self.step, autocast_dtype=self.autocast_dtype)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        self.window += self.parted.backward(batch, step=self.step)
         self.optimizer.step()
-        parts = (losses.total.detach(), losses.margin, losses.inter_prototype, losses.accuracy, *losses.method)
-        self.window += torch.stack(parts)
         self.window_steps += 1
 
-    def _row(self, images_per_second: float) -> dict[str, float]:
+    def _row(self) -> dict[str, float]:
         """Mean losses since the last row; the only place where the device is waited for between checkpoints."""
+        self.window = average_over_ranks(self.window)
         self._check_finite()
         config, per_epoch = self.config, self.batches.steps_per_epoch
         means = (self.window / self.window_steps).tolist()
@@ -208,7 +275,6 @@ class _Trainer:
             "epoch": self.step / per_epoch,
             **dict(zip(self.columns, means, strict=True)),
             "learning_rate": learning_rate_at(config, self.step - 1, steps_per_epoch=per_epoch),
-            "images_per_second": images_per_second,
         }
 
     def _check_finite(self, *, everything: bool = False) -> None:
@@ -216,133 +282,86 @@ class _Trainer:
         state = [self.window, self.recognizer.prototypes.detach()]
         if everything:
             state += itertools.chain(self.recognizer.parameters(), self.recognizer.buffers())
-        if not bool(torch.stack([torch.isfinite(values).all() for values in state]).all()):
-            last = self.folder / "checkpoint.pt"
-            kept = f"The last good checkpoint is kept in {last}." if last.is_file() else "No checkpoint was made yet."
-            raise TrainingDivergedError(
-                f"The loss or a weight of run {self.folder.name!r} became non-finite by step {self.step}. {kept} "
-                f"Use a lower learning_rate (now {self.config.learning_rate:g}), a longer warm-up, or a smaller scale "
-                "or margin."
+        is_finite = torch.stack([torch.isfinite(values).all() for values in state]).all()
+        if any_process(not bool(is_finite), self.device):
+            last = self.checkpoints.newest
+            kept = f"The last good checkpoint is kept in {last}." if last else "No checkpoint was made yet."
+            raise_together(
+                TrainingDivergedError(
+                    f"The loss or a weight of run {self.folder.name!r} became non-finite by step {self.step}. {kept} "
+                    f"Use a lower learning_rate (now {self.config.learning_rate:g}), a longer warm-up, or a smaller "
+                    "scale or margin."
+                )
             )
 
     def _save(self) -> None:
         self._check_finite(everything=True)
-        state = TrainingState(
-            step=self.step,
-            recognizer=self.recognizer.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            window=self.window,
-            window_steps=self.window_steps,
-            random_state=torch.get_rng_state(),
-            cuda_random_state=torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            seconds=self._seconds(),
+        self.window = average_over_ranks(self.window)  # the checkpoint is of all processes
+        self.checkpoints.save(
+            TrainingState(
+                step=self.step,
+                window=self.window,
+                window_steps=self.window_steps,
+                seconds=self._seconds(),
+            )
         )
-        save_checkpoint(state, self.folder / "checkpoint.pt")
+        wait_for_all()
 
     def restore(self) -> None:
-        """Go to where the checkpoint was made, where there is one."""
-        checkpoint = self.folder / "checkpoint.pt"
-        if not checkpoint.is_file():
+        """Go to where the newest whole checkpoint was made, where there is one."""
+        state = self.checkpoints.load_newest()
+        if state is None:
             return
-        state = load_checkpoint(checkpoint, device=self.device)
         self.step = state.step
-        self.recognizer.load_state_dict(state.recognizer)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.window, self.window_steps = state.window, state.window_steps
-        torch.set_rng_state(state.random_state)
-        if state.cuda_random_state is not None and self.device.type == "cuda":
-            torch.cuda.set_rng_state(state.cuda_random_state, self.device)
+        self.window, self.window_steps = state.window.to(self.device), state.window_steps
         self.seconds_before = state.seconds
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
 
     def _save_backbone(self, path: Path) -> None:
+        """All processes call it, the first one writes: the backbone is the same in all."""
         config = self.config
         network = {"backbone": config.backbone, "embedding_dim": config.embedding_dim, "channels": "RGB"}
         if config.age_method != "none":
             network["age_method"] = config.age_method
         # One entry, because safetensors keeps several in no fixed order and equal runs are to be equal bytes.
-        save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
+        if rank() == 0:
+            save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
+        wait_for_all()
 
-    def _finish(self) -> None:
+    def _finish(self) -> str:
+        """Write what a finished run has, and say it in one line."""
         self._check_finite(everything=True)
         self._save_backbone(self.folder / "backbone.safetensors")
-        prototypes = self.recognizer.prototypes.detach().cpu().numpy()
-        write_arrays(self.folder / "prototypes.safetensors", {"prototypes": prototypes})
-        last = RunFolder(self.folder).metrics().iloc[-1]
+        write_prototypes(
+            self.folder / "prototypes.safetensors", self.recognizer.prototypes.detach(), n=self.n_identities
+        )
+        peak = torch.tensor(peak_memory_bytes(self.device), dtype=torch.float64, device=self.device)
+        peak_bytes = int(max_over_ranks(peak))
         seconds = self._seconds()
-        summary = {
-            "steps": self.step,
-            "seconds": round(seconds, 2),
-            "images_per_second": round(self.step * self.config.batch_size / seconds, 1),
-            "n_identities": len(prototypes),
-            "n_pushed_apart": len(self.recognizer.pushed_apart),
-            **{name: float(last[name]) for name in self.columns},
-        }
-        write_json(self.folder / "summary.json", summary)
-
-
-def _known_ages(dataset: FaceDataset, rows: np.ndarray, config: TrainConfig) -> np.ndarray:
-    ages = dataset.manifest["age_years"].to_numpy(dtype=np.float64)[rows]
-    return ages if config.unlabelled_as_years is None else np.where(np.isnan(ages), config.unlabelled_as_years, ages)
-
-
-def dataset_record(dataset: FaceDataset, classes: pd.DataFrame) -> dict[str, object]:
-    """Describe the dataset of a run, as `config.json` holds it: name, sizes, settings and hashes.
-
-    Args:
-        dataset: The dataset.
-        classes: Its classes, as `class_table` gives them.
-    """
-    columns = ["path", "identity", "age_years", "split"]
-    return {
-        "name": dataset.name,
-        "image_size": dataset.image_size,
-        "n_images": len(dataset),
-        "manifest_sha256": table_hash(dataset.manifest[columns]),
-        "classes_sha256": table_hash(classes),
-        "images_sha256": hash_images(dataset),
-        "settings": dataset.settings,
-    }
-
-
-def require_same_run(run: RunFolder, identity: dict[str, dict[str, object]]) -> None:
-    """Refuse to go on in a folder that holds a run with other settings or of another dataset.
-
-    Args:
-        run: The run that is there.
-        identity: The settings under `train` and the dataset's record under `dataset`, as wanted now.
-
-    Raises:
-        RunError: They differ; the message names the first difference.
-    """
-    there = {"train": run.config.to_dict(), "dataset": run.dataset_info}
-    for part, wanted in identity.items():
-        found = there[part]
-        compared = wanted if part == "dataset" else {n: v for n, v in wanted.items() if n not in UNDECISIVE_SETTINGS}
-        differing = [name for name in compared if found.get(name) != wanted[name]]
-        if differing:
-            name = differing[0]
-            others = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-            raise RunError(
-                f"{run.path} holds a run with other {'settings' if part == 'train' else 'data'}: {name} was "
-                f"{found.get(name)!r}, now {wanted[name]!r}{others}. Choose another run name, or remove the folder."
-            )
-
-
-def _record_environment(run: RunFolder, now: dict[str, Any], *, step: int) -> None:
-    """Describe the machine of a new run; of a resumed one add what differs from when it last went on."""
-    if step == 0 or not (run.path / "environment.json").is_file():
-        write_json(run.path / "environment.json", now)
-        return
-    record = run.environment
-    resumptions = record.get("resumed_with", [])
-    last = {**record, **{name: value for resumption in resumptions for name, value in resumption.items()}}
-    differing = {name: value for name, value in now.items() if name != "time_utc" and value != last.get(name)}
-    if differing:
-        resumption = {"step": step, "time_utc": now["time_utc"], **differing}
-        write_json(run.path / "environment.json", {**record, "resumed_with": [*resumptions, resumption]})
+        speed = self.step * self.config.batch_size / seconds
+        if rank() == 0:
+            metrics = RunFolder(self.folder).metrics()
+            summary = {
+                "steps": self.step,
+                "seconds": round(seconds, 2),
+                "images_per_second": round(speed, 1),
+                "data_wait": round(float(metrics["data_wait"].mean()), 4) if "data_wait" in metrics else None,
+                "processes": world_size(),
+                "peak_memory_bytes": peak_bytes,
+                "n_identities": self.n_identities,
+                "n_pushed_apart": self.recognizer.n_pushed_apart,
+                **{name: float(metrics[name].iloc[-1]) for name in self.columns},
+            }
+            write_json(self.folder / "summary.json", summary)
+        wait_for_all()
+        held = "on the GPU" if self.device.type == "cuda" else "of main memory"
+        each = " in the largest process" if world_size() > 1 else ""
+        return (
+            f"finished, {self.step:,} steps in {clock(seconds)}, {speed:,.0f} images/s, at most "
+            f"{peak_bytes / 2**30:.2f} GiB {held}{each}"
+        )
 
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

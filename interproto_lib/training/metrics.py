@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import resource
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError, RunError
@@ -60,6 +64,21 @@ class MetricsLog:
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Give the most memory that this process has held: on a GPU its tensors, else all of the process's main memory.
+
+    Args:
+        device: Where it trains.
+
+    Returns:
+        On a GPU since `torch.cuda.reset_peak_memory_stats`, else since the process was started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else held * 1024
 
 
 def _keep_rows_up_to(path: Path, step: int) -> None:

@@ -16,8 +16,8 @@ class Progress(Protocol):
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         """Say that `step` steps are made; `row` holds the latest metrics when there are new ones."""
 
-    def close(self) -> None:
-        """Say that nothing more will come."""
+    def close(self, last_words: str = "") -> None:
+        """Say that nothing more will come, and how it ended."""
 
 
 def make_progress(style: ProgressStyle, *, name: str, total_steps: int, first_step: int, n_epochs: int) -> Progress:
@@ -46,6 +46,7 @@ class _Bar:
     def __init__(self, name: str, total_steps: int, first_step: int) -> None:
         from tqdm.auto import tqdm
 
+        self._name = name
         self._bar: Any = tqdm(total=total_steps, initial=first_step, desc=name, unit="step", dynamic_ncols=True)
 
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
@@ -53,8 +54,9 @@ class _Bar:
         if row is not None:
             self._bar.set_postfix_str(_summary(row), refresh=False)
 
-    def close(self) -> None:
+    def close(self, last_words: str = "") -> None:
         self._bar.close()
+        _say(self._name, last_words)
 
 
 class _Lines:
@@ -73,29 +75,43 @@ class _Lines:
         self._said = now
         left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
         epochs = step * self._n_epochs / self._total_steps
-        sys.stdout.write(f"{self._name}: epoch {epochs:.1f}/{self._n_epochs}, {_summary(row)}, {_clock(left)} left\n")
-        sys.stdout.flush()
+        _say(self._name, f"epoch {epochs:.1f}/{self._n_epochs}, {_summary(row)}, {clock(left)} left")
 
-    def close(self) -> None:
-        pass
+    def close(self, last_words: str = "") -> None:
+        _say(self._name, last_words)
 
 
 class _Silence:
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, last_words: str = "") -> None:
         pass
 
 
+def _say(name: str, text: str) -> None:
+    if text:
+        sys.stdout.write(f"{name}: {text}\n")
+        sys.stdout.flush()
+
+
 def _summary(row: Mapping[str, float]) -> str:
-    text = f"loss {row['loss']:.3f}, accuracy {row['accuracy']:.0%}"
-    if row["inter_prototype_loss"] > 0:
-        text += f", inter-prototype {row['inter_prototype_loss']:.3g}"
-    return f"{text}, {row['images_per_second']:.0f} images/s"
+    parts = {name.removesuffix("_loss"): value for name, value in row.items() if name.endswith("_loss") and value}
+    of_loss = ", ".join(f"{name.replace('_', '-')} {value:.3g}" for name, value in parts.items())
+    text = f"loss {row['loss']:.3f}{f' ({of_loss})' if len(parts) > 1 else ''}, accuracy {row['accuracy']:.0%}"
+    return f"{text}, {row['images_per_second']:,.0f} images/s, data wait {row['data_wait']:.1%}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Write a time span as hours, minutes and seconds.
+
+    Args:
+        seconds: The time span.
+
+    Example:
+        >>> clock(59.7), clock(3725)
+        ('1:00', '1:02:05')
+    """
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
