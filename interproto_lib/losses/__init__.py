@@ -9,8 +9,9 @@ from interproto_lib.losses.broadface import broadface_loss, compensated
 from interproto_lib.losses.cosface import cosface_logits
 from interproto_lib.losses.cosines import cosine_similarities, inner_products, unit_rows
 from interproto_lib.losses.curricularface import curricularface_logits, updated_progress
-from interproto_lib.losses.heads import HEADS, HeadOutput, MarginHead, build_head
+from interproto_lib.losses.heads import HEADS, build_head
 from interproto_lib.losses.inter_prototype import inter_prototype_loss, welch_bound
+from interproto_lib.losses.margin_head import HeadOutput, MarginHead
 from interproto_lib.losses.margin_softmax import (
     MARGIN_DEFAULTS,
     MARGIN_RULES,
@@ -20,6 +21,7 @@ from interproto_lib.losses.margin_softmax import (
     margin_softmax_loss,
 )
 from interproto_lib.losses.mv_softmax import mv_softmax_logits
+from interproto_lib.losses.row_sgd import RowSGD
 from interproto_lib.losses.softmax import normface_logits, softmax_logits
 from interproto_lib.losses.sphereface import sphereface_annealing, sphereface_logits
 
@@ -31,6 +33,7 @@ __all__ = [
     "MarginDefaults",
     "MarginHead",
     "NormStatistics",
+    "RowSGD",
     "adaface_logits",
     "arcface_logits",
     "batch_statistics",

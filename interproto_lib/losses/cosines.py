@@ -70,7 +70,7 @@ def cosine_similarities(embeddings: Tensor, prototypes: Tensor) -> Tensor:
         >>> cosine_similarities(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]]))
         tensor([[1., 0.]])
     """
-    _check_vectors(embeddings, prototypes)
+    check_vectors(embeddings, prototypes)
     return _matrix_product(unit_rows(embeddings), unit_rows(prototypes))
 
 
@@ -91,7 +91,7 @@ def inner_products(embeddings: Tensor, prototypes: Tensor) -> Tensor:
         >>> inner_products(torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 5.0]]))
         tensor([[2., 0.]])
     """
-    _check_vectors(embeddings, prototypes)
+    check_vectors(embeddings, prototypes)
     return _matrix_product(at_least_float32(embeddings), at_least_float32(prototypes))
 
 
@@ -101,7 +101,8 @@ def _matrix_product(left: Tensor, right: Tensor) -> Tensor:
         return left.to(dtype) @ right.to(dtype).T
 
 
-def _check_vectors(embeddings: Tensor, prototypes: Tensor) -> None:
+def check_vectors(embeddings: Tensor, prototypes: Tensor) -> None:
+    """Raise ConfigError unless both are floating point matrices of one width."""
     for name, tensor in (("embeddings", embeddings), ("prototypes", prototypes)):
         if tensor.ndim != 2 or not tensor.is_floating_point():
             raise ConfigError(
