@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from interproto_lib import __version__
 from interproto_lib.checkpoint_commands import RUNS_DIR, add_checkpoint_commands, add_runs_dir, positive, say
 from interproto_lib.errors import ConfigError, DatasetError, InterprotoError
+from interproto_lib.train_command import add_train_command
 
 if TYPE_CHECKING:
     from interproto_lib.data.intake_report import RejectedImage
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="fail where counts differ from the card's")
     check.set_defaults(action=_check)
 
+    add_train_command(commands)
     add_checkpoint_commands(commands, stop=_stop)
 
     html = commands.add_parser("html", help="write executed notebooks as HTML that opens offline")

@@ -29,7 +29,7 @@ NOT_ON_CONDA_FORGE = {"snakemake"}
 # A module may import from its own layer's folder and from layers further down in this list, never from one above.
 LAYERS = (
     ("cli",),
-    ("checkpoint_commands",),
+    ("checkpoint_commands", "train_command"),
     ("batch", "html", "doctor"),
     ("training", "views"),
     ("analysis", "methods"),

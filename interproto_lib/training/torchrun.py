@@ -1,0 +1,161 @@
+"""Training in several processes of this machine, started from one that does not train itself, such as a notebook's."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from interproto_lib.config import TrainConfig
+from interproto_lib.errors import ConfigError, RunError, TrainingStoppedError
+from interproto_lib.progress import ProgressStyle, resolve_style
+from interproto_lib.runs import RunFolder, open_run
+
+LAUNCHER_VARIABLE = "INTERPROTO_LAUNCHER"
+"""Environment variable with the id of the process that started torchrun: without it the training stops."""
+
+EXIT_STOPPED = 128 + signal.SIGTERM
+"""Exit status of a training that SIGTERM ended: what a shell gives a program that the signal ended."""
+
+_SECONDS_TO_STOP = 60.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+_LINES_KEPT = 40
+
+
+def train_in_processes(
+    config: TrainConfig, dataset: str | Path, folder: str | Path, *, processes: int, progress: ProgressStyle = "auto"
+) -> RunFolder:
+    """Train as `interproto_lib.training.train` does, in several processes that torchrun starts beside this one.
+
+    They end with this process, also where it is killed. Interrupted (Ctrl-C, or the notebook's button), it has them
+    write a checkpoint before.
+
+    Args:
+        config: The settings; `batch_parts` is a multiple of the number of processes.
+        dataset: The dataset's folder.
+        folder: The run folder.
+        processes: How many; on GPUs one each.
+        progress: `bar` writes each line of progress over the one before; else see `train`.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ConfigError: The number of processes is below 1, or does not divide `batch_parts`.
+        RunError: A process ended with an error; the message is its own, or the last that was heard of it.
+        TrainingStoppedError: SIGTERM stopped the training; a checkpoint is written.
+    """
+    if processes < 1:
+        raise ConfigError(f"processes={processes}: must be at least 1")
+    if config.batch_parts % processes:
+        raise ConfigError(
+            f"processes={processes} cannot share batch_parts={config.batch_parts} evenly: set batch_parts={processes} "
+            "or a multiple of it."
+        )
+    style = resolve_style(progress)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command += ["-m", "interproto_lib.cli", "train", str(dataset), str(folder)]
+    command += ["--progress", "none" if style == "none" else "lines", *_as_options(config)]
+    threads = config.threads or max(1, (os.cpu_count() or 1) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, LAUNCHER_VARIABLE: str(os.getpid())}
+    # In a session of their own: a notebook's interrupt would reach them all, and end them before they are asked to.
+    job = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    assert job.stdout is not None
+    assert job.stderr is not None
+    complaints: deque[str] = deque(maxlen=_LINES_KEPT)
+    listener = threading.Thread(target=complaints.extend, args=(job.stderr,), daemon=True)
+    listener.start()
+    try:
+        _show(job.stdout, over_one_another=style == "bar")
+        status = job.wait()
+    except BaseException:
+        _stop(job)
+        raise
+    listener.join()
+    if status == 0:
+        return open_run(folder)
+    raise _error(complaints, status)
+
+
+def _as_options(config: TrainConfig) -> list[str]:
+    usual, options = TrainConfig().to_dict(), []
+    for name, value in config.to_dict().items():
+        if value != usual[name]:
+            options += ["--set", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    return options
+
+
+def _show(lines: IO[str], *, over_one_another: bool) -> None:
+    widest = 0
+    for line in lines:
+        text = line.rstrip("\n")
+        if over_one_another:
+            widest = max(widest, len(text))
+            sys.stdout.write("\r" + text.ljust(widest))
+        else:
+            sys.stdout.write(line)
+        sys.stdout.flush()
+    if widest:
+        sys.stdout.write("\n")
+
+
+def _stop(job: subprocess.Popen[str]) -> None:
+    """Have the processes write a checkpoint and end; kill them where they do not."""
+    job.terminate()
+    try:
+        job.wait(timeout=_SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+def _error(complaints: Sequence[str], status: int) -> RunError | TrainingStoppedError:
+    said = [line.removeprefix("interproto: ").strip() for line in complaints if line.startswith("interproto: ")]
+    stopped = next((text for text in said if "stopped by SIGTERM" in text), None)
+    if stopped is not None:
+        return TrainingStoppedError(stopped)
+    killed = sorted({match for line in complaints for match in re.findall(r"Signal \d+ \(\w+\)", line)})
+    by_signal = [f"A process was ended by {', '.join(killed)}."] if killed else []
+    last = [] if said else ["The last that was heard: " + " ".join("".join(complaints).split()[-120:])]
+    return RunError(" ".join([f"The training ended with status {status}.", *by_signal, *dict.fromkeys(said), *last]))
+
+
+def stop_without_starter() -> None:
+    """Have this process stop as by SIGTERM once torchrun, or what started torchrun, is gone; return at once.
+
+    A killed notebook or torchrun then leaves no training behind that nobody watches.
+    """
+    threading.Thread(target=_watch, args=(os.getppid(), os.environ.get(LAUNCHER_VARIABLE)), daemon=True).start()
+
+
+def _watch(torchrun: int, launcher: str | None) -> None:
+    while os.getppid() == torchrun and (launcher is None or Path("/proc", launcher).exists() or _lives(int(launcher))):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
