@@ -3,7 +3,7 @@
 // A view only knows a "model" with get, set, save_changes, on and send. In a notebook that is the widget's model; in a
 // page without a kernel it is any object with these methods and `live` set to false.
 
-const STYLE = `
+const FRAME_STYLE = `
 .ip-view { color: var(--jp-ui-font-color1, CanvasText); background: var(--jp-layout-color0, Canvas);
   font: 13px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); container-type: inline-size; padding: 6px; }
 .ip-view * { box-sizing: border-box; }
@@ -44,7 +44,7 @@ export function element(tag, attributes = {}, ...children) {
 /** Make the root of a view, with the notice that problems are written into. */
 export function makeRoot(el, label) {
   const notice = element("div", { class: "ip-notice", role: "alert" });
-  const root = element("section", { class: "ip-view", "aria-label": label }, element("style", {}, STYLE), notice);
+  const root = element("section", { class: "ip-view", "aria-label": label }, element("style", {}, FRAME_STYLE), notice);
   el.append(root);
   return { root, notice };
 }

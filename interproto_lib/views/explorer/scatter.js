@@ -123,7 +123,7 @@ export class ScatterPanel {
   /** Per point a shape (0 circle, 1 triangle, 2 square) and a colour (index into the palette of [r, g, b]). */
   setMarkers({ shapes, colours, palette, theme, selected }) {
     Object.assign(this, { shapes, colours, theme });
-    const faded = palette.map((colour) => colour.map((part, k) => Math.round(0.22 * part + 0.78 * theme.background[k])));
+    const faded = palette.map((colour) => colour.map((part, k) => Math.round(0.3 * part + 0.7 * theme.background[k])));
     const pack = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
     this.palette = Int32Array.from(palette, pack);
     this.faded = Int32Array.from(faded, pack);
@@ -198,7 +198,7 @@ export class ScatterPanel {
 
   #draw() {
     const side = this.canvas.width;
-    if (!this.x || !this.palette || side < 2 || !this.box.clientWidth) return;
+    if (!this.x || !this.palette || !this.ratio) return; // not filled or not laid out yet
     const start = performance.now();
     const radius = this.#radius();
     const pad = Math.ceil(radius * 2.2) + 3; // room for markers that stand half outside
