@@ -1,0 +1,227 @@
+"""What a cell of the similarity matrix looks like from near: its image pairs, its prototypes, its closest images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from interproto_lib.data.datasets import FaceDataset, load_dataset
+from interproto_lib.errors import DatasetError
+from interproto_lib.views.explorer.cell_details import COSINE_BINS, CellPairs, CellReason, ImpostorPairs
+from interproto_lib.views.explorer.explored import ExploredRuns
+from interproto_lib.views.explorer.explored_run import ExploredRun
+from interproto_lib.views.style import (
+    ADULT_COLOUR,
+    CHILD_COLOUR,
+    PAGE_WIDTH_INCHES,
+    UNLABELLED_COLOUR,
+    LabelledFigure,
+    figure_style,
+    new_figure,
+)
+from interproto_lib.views.wording import cohort_words, number
+
+_HIGHLIGHT = "#AA3377"
+
+
+def describe_cell(explored: ExploredRuns, reason: CellReason) -> list[str]:
+    """Say what stands behind a cell, a sentence or two for each run.
+
+    Args:
+        explored: The runs.
+        reason: What stands behind the cell.
+
+    Returns:
+        One text a run.
+    """
+    row, column = (explored.names[i] for i in (reason.row, reason.column))
+    texts = []
+    for run, pairs, impostors in zip(explored.runs, reason.pairs, reason.impostors, strict=True):
+        n = int(np.isfinite(pairs.cosines).sum())
+        prototypes = "" if pairs.prototypes is None else f" The cosine of the prototypes is {number(pairs.prototypes)}."
+        if n == 0:
+            without = row if len(pairs.row_images) == 0 else column
+            what = "no second image to compare" if row == column and len(pairs.row_images) else "no image"
+            texts.append(f"{run.name}: {without} has {what} in this cohort.{prototypes}")
+            continue
+        what = f"{n:,} image pair{'s' if n > 1 else ''}"
+        sample = " (of a sample)" if impostors.sampled else ""
+        highest = float(np.nanmax(pairs.cosines))
+        texts.append(
+            f"{run.name}: the mean of {what} is {number(pairs.mean)}, the highest {number(highest)}. "
+            f"{impostors.share_above(highest):.2%} of the image pairs of different people are as similar as the "
+            f"closest pair{sample}.{prototypes}"
+        )
+    return texts
+
+
+def cell_figure(
+    explored: ExploredRuns, reason: CellReason, *, points: Sequence[NDArray[np.floating] | None] = ()
+) -> LabelledFigure:
+    """Draw the image pairs of a cell against all impostor pairs, and where the two prototypes lie.
+
+    Args:
+        explored: The runs.
+        reason: What stands behind the cell.
+        points: For each run its (n, 2) prototypes in the plane, None or nothing where there are none.
+
+    Returns:
+        One column a run: above the distributions, both as densities, below the projection.
+    """
+    row, column = (explored.names[i] for i in (reason.row, reason.column))
+    planes = [plane for plane in points if plane is not None]
+    n_rows = 2 if planes else 1
+    description = f"Image pairs of {row} and {column} ({cohort_words(reason.cohort)}) against all impostor pairs."
+    with figure_style():
+        figure = new_figure(PAGE_WIDTH_INCHES, 2.3 + (2.7 if planes else 0), description=description)
+        grid = figure.subplots(
+            n_rows, len(explored.runs), squeeze=False, sharex="row" if n_rows == 1 else False,
+            gridspec_kw={"height_ratios": [2, 2.4][:n_rows]},
+        )  # fmt: skip
+        for index, run in enumerate(explored.runs):
+            _draw_distributions(grid[0, index], reason.pairs[index], reason.impostors[index])
+            grid[0, index].set_title(run.name)
+        low = min(axes.get_xlim()[0] for axes in grid[0])
+        for axes in grid[0]:
+            axes.set_xlim(low, 1.0)
+        handles, labels = grid[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=4)
+        if planes:
+            for axes, plane in zip(grid[1], points, strict=True):
+                _draw_plane(axes, plane, explored, reason.row, reason.column)
+    return figure
+
+
+def _draw_distributions(axes: Axes, pairs: CellPairs, impostors: ImpostorPairs) -> None:
+    density = impostors.counts / max(1, impostors.counts.sum()) / 0.01
+    label = f"different people ({'a sample of ' if impostors.sampled else ''}{impostors.n_pairs:,} image pairs)"
+    axes.stairs(density, COSINE_BINS, fill=True, color="#C9C9C9", label="image pairs of different people")
+    axes.set_xlabel(f"Cosine\n{label}", fontsize=8)
+    occupied = np.flatnonzero(impostors.counts)
+    low = COSINE_BINS[occupied[0]] if len(occupied) else -0.2
+    cosines = pairs.cosines[np.isfinite(pairs.cosines)]
+    top = float(density.max()) or 1.0
+    if len(cosines):
+        low = min(low, float(cosines.min()))
+        height = 0.16 * top
+        axes.vlines(cosines, -height, -0.25 * height, color=_HIGHLIGHT, linewidth=0.8, alpha=0.75,
+                    label="image pairs of this cell")  # fmt: skip
+        axes.axvline(pairs.mean, color=_HIGHLIGHT, linewidth=1.4, label="their mean")
+    if pairs.prototypes is not None:
+        axes.axvline(
+            pairs.prototypes, color="#1A1A1A", linewidth=1.2, linestyle=(0, (3, 2)), label="the two prototypes"
+        )
+        low = min(low, pairs.prototypes)
+    axes.axhline(0, color="#404040", linewidth=0.6)
+    axes.set(xlim=(max(-1.0, low - 0.05), 1.0), ylim=(-0.2 * top, 1.05 * top), yticks=[])
+    axes.set_ylabel("Density")
+
+
+def _draw_plane(axes: Axes, plane: NDArray[np.floating] | None, explored: ExploredRuns, row: int, column: int) -> None:
+    if plane is None:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no prototypes", ha="center", transform=axes.transAxes)
+        return
+    is_child = explored.is_child
+    size = float(np.clip(2500 / len(plane), 0.6, 8.0))
+    raster = len(plane) > 2000
+    for which, colour, marker in ((~is_child, ADULT_COLOUR, "o"), (is_child, CHILD_COLOUR, "^")):
+        x, y = plane[which].T
+        axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.35, linewidths=0, rasterized=raster)
+    by_side = sorted(dict.fromkeys((row, column)), key=lambda position: float(plane[position, 0]))
+    for place, position in enumerate(by_side):
+        marker, colour = ("^", CHILD_COLOUR) if is_child[position] else ("o", ADULT_COLOUR)
+        x, y = plane[position]
+        axes.scatter([x], [y], s=70, color=colour, marker=marker, edgecolors="#1A1A1A", linewidths=1.3, zorder=4)
+        leftmost = place == 0 and len(by_side) == 2  # its name to the left, so that two names never cover each other
+        axes.annotate(
+            str(explored.names[position]), (x, y), xytext=(-8 if leftmost else 8, 0), textcoords="offset points",
+            ha="right" if leftmost else "left", va="center", fontsize=8, zorder=5, annotation_clip=False,
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip
+    axes.set(xticks=[], yticks=[], aspect="equal", xlabel="The prototypes, t-SNE")
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_color("#B0B0B0")
+
+
+def may_draw_faces(explored: ExploredRuns, *, show_faces: bool) -> bool:
+    """Say whether images may be drawn: those drawn by formula always, photographs of people only when asked for.
+
+    Args:
+        explored: The runs.
+        show_faces: Whether photographs of real people are asked for.
+    """
+    return show_faces or all(bool((run.manifest["source"] == "synthetic").all()) for run in explored.runs)
+
+
+def closest_faces_figure(explored: ExploredRuns, reason: CellReason) -> LabelledFigure:
+    """Draw for each run the two images of a cell that it takes for most similar.
+
+    Args:
+        explored: The runs.
+        reason: What stands behind the cell.
+
+    Returns:
+        One row a run.
+
+    Raises:
+        DatasetError: No run has a pair of images, or the dataset is not at hand or another one.
+        DatasetNotFoundError: The experiment has no dataset.
+    """
+    shown = [(run, p) for run, p in zip(explored.runs, reason.pairs, strict=True) if p.closest is not None]
+    if not shown:
+        raise DatasetError("There is no pair of images to draw.")
+    images = [[_image_of(run, row) for row in pairs.closest or ()] for run, pairs in shown]
+    ages = [[float(run.manifest["age_years"].iloc[row]) for row in pairs.closest or ()] for run, pairs in shown]
+    names = " and ".join(str(explored.names[i]) for i in (reason.row, reason.column))
+    side = 1.05
+    with figure_style():
+        figure = new_figure(
+            (2 * side + 0.3) * len(shown), side + 0.5, description=f"The most similar images of {names}, a pair a run."
+        )
+        figure.set_layout_engine("none")
+        for index, (run, pairs) in enumerate(shown):
+            left = (index + 0.06) / len(shown)
+            figure.text(left, 0.98, f"{run.name}: {number(float(np.nanmax(pairs.cosines)))}", va="top", fontsize=8.5)
+            for place in range(2):
+                width = side / ((2 * side + 0.3) * len(shown))
+                axes = figure.add_axes((left + place * 1.04 * width, 0.03, width, side / (side + 0.5)))
+                _draw_face(axes, images[index][place], ages[index][place], run.child_below_years)
+    return figure
+
+
+def _draw_face(axes: Axes, image: NDArray[np.uint8], age_years: float, child_below_years: float) -> None:
+    is_child = age_years < child_below_years
+    axes.imshow(image, interpolation="lanczos")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(
+        visible=True,
+        color=UNLABELLED_COLOUR if np.isnan(age_years) else CHILD_COLOUR if is_child else ADULT_COLOUR,
+        linewidth=2.6 if is_child else 1.0,
+    )
+    label = "age ?" if np.isnan(age_years) else f"{age_years:.0f} y"
+    axes.set_title(label, fontsize=7.5, pad=2, fontweight="bold" if is_child else "normal")
+
+
+def _image_of(run: ExploredRun, row: int) -> NDArray[np.uint8]:
+    folder = run.run.path.parent / "dataset"
+    dataset, rows = _dataset(folder.resolve())
+    path = run.manifest["path"].iloc[row]
+    if path not in rows.index:
+        raise DatasetError(
+            f"{folder} holds no image {path!r}: it is not the dataset that {run.run.name!r} has embedded."
+        )
+    return np.asarray(dataset.images[int(rows[path])])
+
+
+@lru_cache(maxsize=4)
+def _dataset(folder: Path) -> tuple[FaceDataset, pd.Series]:
+    """The dataset in a folder, and the row of each of its paths."""
+    dataset = load_dataset(folder)
+    return dataset, pd.Series(np.arange(len(dataset.manifest)), index=dataset.manifest["path"].to_numpy(dtype=object))
