@@ -22,12 +22,11 @@ def cells(matrix, own_columns):
     """Every cell in float64, term by term and pair by pair; own cells apart: True where no block counts them."""
     n, m = len(matrix.terms[0].rows), len(matrix.terms[0].columns)
     values = np.zeros((n, m))
-    for i in range(n):
-        for j in range(m):
-            values[i, j] = sum(
-                term.weight * float(term.rows[i].astype(np.float64) @ term.columns[j].astype(np.float64))
-                for term in matrix.terms
-            )
+    for term in matrix.terms:
+        rows, columns = term.rows.astype(np.float64), term.columns.astype(np.float64)
+        for i in range(n):
+            for j in range(m):
+                values[i, j] += term.weight * (rows[i] @ columns[j])
     own = np.zeros((n, m), dtype=bool)
     if matrix.own_values is not None:
         for i, j in enumerate(own_columns):
