@@ -23,6 +23,7 @@ MAX_RECORD_BYTES = 256 * 2**20
 
 _SHARD_FILE = re.compile(r"part-\d{5,9}\.safetensors")
 _BLOCK_BYTES = 16 * 2**20
+_MOST = 2**53
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def read_record(folder: Path) -> CheckpointRecord:
         raise CheckpointError(f"{path} is of another version of this library")
     try:
         return _parsed(content)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{path} is no record of a checkpoint ({_first_line(error)})") from error
 
 
@@ -181,8 +182,8 @@ def _parsed(content: Mapping[str, Any]) -> CheckpointRecord:
         _check_cover(name, tensors[name], files)
     values = dict(content["values"])
     for name, value in values.items():
-        if type(value) not in (int, float):
-            raise TypeError(f"{name} is no number")
+        if type(value) not in (int, float) or not 0 <= value < _MOST:
+            raise ValueError(f"{name} is no number")
     return CheckpointRecord(values, tensors, files)
 
 
@@ -205,7 +206,7 @@ def _check_cover(name: str, tensor: StoredTensor, files: Mapping[str, StoredFile
 
 
 def _size(value: Any) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < _MOST:
         raise ValueError(f"{value!r:.40} is no size")
     return value
 

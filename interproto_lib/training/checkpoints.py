@@ -38,7 +38,7 @@ _STEP_FOLDER = re.compile(r"step-(\d{8,})")
 T = TypeVar("T")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class TrainingState:
     """What a run needs beside its networks and optimisers to go on as if it had never stopped.
 
@@ -172,17 +172,17 @@ class CheckpointStore:
 
         tensors = self._network_tensors()
         try:
-            _require_same_names(record, tensors)
             states = self._empty_optimizer_tensors(record)
             window = _empty(record.tensors[_WINDOW])
             tensors = {**tensors, **states, _WINDOW: window}
+            _require_same_names(record, tensors)
             placed = {name: self._placed(name, tensor) for name, tensor in tensors.items()}
             for name, tensor in placed.items():
                 _require_same_form(name, record.tensors[name], tensor)
             step, window_steps = int(record.values["step"]), int(record.values["window_steps"])
             seconds = float(record.values["seconds"])
-        except (KeyError, ValueError) as error:
-            reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+        except (KeyError, ValueError, RuntimeError) as error:
+            reason = f"without {error.args[0]}" if isinstance(error, KeyError) else str(error)
             raise CheckpointError(
                 f"{folder} is of another training ({reason}). Remove {self.folder} to train from the start."
             ) from error
@@ -232,6 +232,8 @@ class CheckpointStore:
         for name, stored in record.tensors.items():
             if name.startswith("optimizer/"):
                 prefix = name.rpartition("/")[0]
+                if prefix not in parameters:
+                    raise ValueError(f"with {name}")
                 parameter = parameters[prefix].detach()
                 is_like_it = stored.shape == self._whole_shape(prefix.rpartition("/")[2], parameter)
                 dtype = _dtype(stored)
@@ -321,18 +323,15 @@ def _remove_others(folder: Path, step: int, *, keep: int) -> None:
 
 
 def _require_same_names(record: CheckpointRecord, tensors: Mapping[str, Tensor]) -> None:
-    there = {name for name in record.tensors if name.startswith("network/")}
-    missing, unknown = sorted(set(tensors) - there), sorted(there - set(tensors))
-    if missing:
-        raise ValueError(f"{missing[0].removeprefix('network/')} is missing")
-    if unknown:
-        raise ValueError(f"{unknown[0].removeprefix('network/')} is not of this network")
+    missing, unknown = sorted(set(tensors) - set(record.tensors)), sorted(set(record.tensors) - set(tensors))
+    if missing or unknown:
+        raise ValueError(f"without {missing[0]}" if missing else f"with {unknown[0]}")
 
 
 def _require_same_form(name: str, stored: StoredTensor, wanted: Tensor) -> None:
     if stored.shape != tuple(wanted.shape) or _dtype(stored) != wanted.dtype:
         raise ValueError(
-            f"{name.partition('/')[2]} is {stored.dtype} {stored.shape}, expected "
+            f"{name} is {stored.dtype} {stored.shape}, expected "
             f"{str(wanted.dtype).removeprefix('torch.')} {tuple(wanted.shape)}"
         )
 
