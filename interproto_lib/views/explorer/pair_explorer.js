@@ -27,6 +27,7 @@ const PAIRS_STYLE = `
 .ip-list tbody tr { cursor: pointer; }
 .ip-list tbody tr:hover { background: var(--jp-layout-color2, color-mix(in srgb, currentColor 8%, transparent)); }
 .ip-wide { overflow-x: auto; }
+.ip-broad > * { flex-basis: 430px; }
 .ip-faces { display: flex; gap: 12px; margin: 6px 0; }
 .ip-faces img { width: 112px; image-rendering: auto; border: 1px solid var(--jp-border-color2, GrayText); }
 .ip-sign { display: inline-block; vertical-align: -2px; margin-right: 5px; }
@@ -46,8 +47,8 @@ class PairsView {
     this.faces = element("div", { class: "ip-faces" });
     this.lists = Object.keys(ERROR_WORDS).map((kind) => new PairList(this, kind));
     this.root.append(this.#makeControls(buttons), code, makeLegend());
-    this.root.append(element("div", { class: "ip-panels" }, ...this.columns.map(({ box }) => box)));
-    this.root.append(this.#makeTableBar(), element("div", { class: "ip-panels" }, ...this.lists.map(({ box }) => box)));
+    this.root.append(element("div", { class: "ip-panels ip-broad" }, ...this.columns.map(({ box }) => box)));
+    this.root.append(this.#makeTableBar(), element("div", { class: "ip-panels ip-broad" }, ...this.lists.map(({ box }) => box)));
     this.root.append(this.details, this.faces);
     this.stops = [watchKernel(model, this.root, this.notice)];
     this.#follow();

@@ -13,7 +13,7 @@ export class PairList {
   constructor(view, kind) {
     Object.assign(this, { view, kind });
     this.columns = { cosine: "cosine", left: "left", left_age: "age", right: "right", right_age: "age", cohort: "ages" };
-    this.title = element("p", { class: "ip-title" });
+    this.title = element("p", { class: "ip-title", style: "margin-top:6px" });
     this.body = element("tbody");
     this.headings = Object.entries(this.columns).map(([column, word]) => {
       const button = element("button", { type: "button", onclick: () => this.#sortBy(column) }, word);
@@ -69,7 +69,7 @@ export class PairList {
   }
 
   #makeRow(table, k) {
-    const { pair } = { pair: this.view.model.get("pair") };
+    const pair = this.view.model.get("pair");
     const choose = () => this.view.choosePair(table.row[k], table.left[k], table.right[k]);
     const words = element("td", { class: "ip-words" });
     const cohort = this.view.model.get("cohorts")[table.cohort[k]];

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from interproto_lib.analysis.projection import ProjectionQuality, nearest_neighbours, projection_quality
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.explorer.projection_map import ProjectionMap
-from interproto_lib.views.projection import projection_figure
+from interproto_lib.views.explorer.projections import stored_projection
+from interproto_lib.views.projection import PROJECTION_NAMES, projection_figure
 from interproto_lib.views.style import LabelledFigure
 
 IDENTITY_COLUMNS = ("identity", "is_child", "age_years", "n_images")
@@ -94,6 +96,41 @@ class ProjectionExplorer:
             self.find_confusion()
         self.map.observe(self._write_code, "projection")
         self._write_code()
+
+    @classmethod
+    def of_explored(
+        cls,
+        explored: ExploredRuns,
+        *,
+        methods: Sequence[str] = ("tsne",),
+        seed: int = 0,
+        n_threads: int | None = None,
+        **options: Any,
+    ) -> ProjectionExplorer:
+        """Explore the prototypes of runs; their places in the plane are read from the run folders or made.
+
+        Args:
+            explored: The runs, from `open_explored`.
+            methods: Ways into the plane, see `project_prototypes`.
+            seed: Of the projections.
+            n_threads: Threads; None takes those torch and OpenMP are set to.
+            options: Further arguments of the class.
+
+        Returns:
+            The explorer; row i is identity i of `explored`.
+
+        Raises:
+            ConfigError: A run has no prototypes, or they cannot be projected in this way.
+            WriteError: The places cannot be kept.
+        """
+        points = {
+            PROJECTION_NAMES.get(method, method): {
+                run.name: stored_projection(run, method=method, seed=seed, n_threads=n_threads) for run in explored.runs
+            }
+            for method in methods
+        }
+        prototypes = {run.name: run.prototypes for run in explored.runs if run.prototypes is not None}
+        return cls(points, explored.identities, **{"prototypes": prototypes, **options})
 
     @property
     def selected(self) -> NDArray[np.int64]:
@@ -177,7 +214,8 @@ class ProjectionExplorer:
         points = self.points[projection][run]
         unplaced = int((~np.isfinite(points).all(axis=1)).sum())
         if unplaced or not self._prototypes:
-            reason = f"{unplaced} identities have no place in {run}" if unplaced else "there are no prototypes"
+            have = "identity has" if unplaced == 1 else "identities have"
+            reason = f"{unplaced} {have} no place in {run}" if unplaced else "there are no prototypes"
             raise ConfigError(
                 f"The static figure tells how far it can be trusted, which cannot be measured here: {reason}. Give "
                 f"quality={{{projection!r}: {{{run!r}: ...}}}} or complete points and prototypes."

@@ -24,7 +24,7 @@ export class RunColumn {
     this.box = element("div", {}, element("p", { class: "ip-title" }, run), this.chart,
       element("div", { style: `padding:0 ${CHART.right - 8}px 0 ${CHART.left - 8}px` }, this.slider),
       element("div", { class: "ip-bar ip-line" }, element("label", {}, "Threshold", this.number), this.reset),
-      element("div", { class: "ip-wide" }, table));
+      element("div", { class: "ip-wide ip-line" }, table));
     this.chart.addEventListener("pointerdown", (event) => this.#drag(event));
     this.resizing = new ResizeObserver(() => this.draw());
     this.resizing.observe(this.box);
@@ -67,11 +67,11 @@ export class RunColumn {
     const width = this.box.clientWidth;
     if (!view.groups || !width) return;
     const threshold = view.threshold(place);
+    if (this.groups !== view.groups) this.#makeTable();
+    if (this.groups !== view.groups || this.cohort !== view.cohort || this.width !== width) this.#drawChart(width);
+    Object.assign(this, { groups: view.groups, cohort: view.cohort });
     this.#drawInputs(threshold);
     this.#drawTable(threshold);
-    const key = [view.testSet, view.cohort, width].join();
-    if (key !== this.drawn) this.#drawChart(width);
-    this.drawn = key;
     this.#drawThreshold(threshold);
   }
 
@@ -85,20 +85,30 @@ export class RunColumn {
     reset.textContent = chosen === null ? "The evaluation chose none" : `Back to the evaluation's ${formatNumber(chosen, 3)}`;
   }
 
-  #drawTable(threshold) {
+  /** One row a cohort that has pairs; made once a test set, afterwards only the rates are written anew. */
+  #makeTable() {
     const { view } = this;
-    const cohorts = view.model.get("cohorts");
-    const rows = [["all", view.groups[this.place]], ...cohorts.map((name, k) => [name, [view.groups[this.place][k]]])];
-    const filled = rows.map(([name, groups]) => [name, countErrors(groups, threshold)]).filter(([, of]) => of.nGenuine + of.nImpostor);
-    this.body.replaceChildren(...filled.map(([name, of]) => {
+    const cohorts = [["all", view.groups[this.place]], ...view.model.get("cohorts").map((name, k) => [name, [view.groups[this.place][k]]])];
+    this.rows = cohorts.filter(([, groups]) => groups.some(({ impostor, genuine }) => impostor.length + genuine.length)).map(([name, groups]) => {
       const words = element("th", { class: "ip-words", scope: "row" });
       words.innerHTML = cohortSign(name);
       words.append(COHORT_WORDS[name]);
-      const cells = [of.nGenuine.toLocaleString("en"), of.nImpostor.toLocaleString("en"), formatPercent(of.accuracy)].map((text) => element("td", {}, text));
-      const rates = [[of.fmr, of.nFalseMatches, of.nImpostor], [of.fnmr, of.nFalseNonMatches, of.nGenuine]].map(([rate, errors, whole]) =>
-        element("td", { class: errors < RESOLVED_FROM_ERRORS ? "ip-quiet" : "", title: `${errors.toLocaleString("en")} of ${whole.toLocaleString("en")}` }, formatPercent(rate)));
-      return element("tr", { class: name === view.cohort ? "ip-shown" : "", "data-cohort": name }, words, ...cells, ...rates);
-    }));
+      const { nGenuine, nImpostor } = countErrors(groups, 0);
+      const numbers = [nGenuine, nImpostor].map((count) => element("td", {}, count.toLocaleString("en")));
+      const [accuracy, fmr, fnmr] = ["accuracy", "fmr", "fnmr"].map((rate) => element("td", { "data-rate": rate }));
+      return { name, groups, accuracy, fmr, fnmr, row: element("tr", { "data-cohort": name }, words, ...numbers, accuracy, fmr, fnmr) };
+    });
+    this.body.replaceChildren(...this.rows.map(({ row }) => row));
+  }
+
+  #drawTable(threshold) {
+    for (const { name, groups, row, accuracy, fmr, fnmr } of this.rows) {
+      const of = countErrors(groups, threshold);
+      row.className = name === this.view.cohort ? "ip-shown" : "";
+      accuracy.textContent = formatPercent(of.accuracy);
+      writeRate(fmr, of.fmr, of.nFalseMatches, of.nImpostor);
+      writeRate(fnmr, of.fnmr, of.nFalseNonMatches, of.nGenuine);
+    }
   }
 
   #x(score) {
@@ -163,6 +173,13 @@ export class RunColumn {
     const words = COHORT_WORDS[this.view.cohort];
     this.chart.setAttribute("aria-label", `Scores of ${this.view.runs[this.place]}, ${words}: at threshold ${formatNumber(threshold, 3)} accuracy ${formatPercent(accuracy)}, false match rate ${formatPercent(fmr)}, false non-match rate ${formatPercent(fnmr)}.`);
   }
+}
+
+/** Write a rate into its cell, in grey where it is made of too few errors; the cell's title has the counts. */
+function writeRate(cell, rate, errors, whole) {
+  cell.textContent = formatPercent(rate);
+  cell.className = errors < RESOLVED_FROM_ERRORS ? "ip-quiet" : "";
+  cell.title = `${errors.toLocaleString("en")} of ${whole.toLocaleString("en")}`;
 }
 
 /** Hatches of the two kinds of error, leaning to either side, and the rectangles that they are cut to. */
