@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from interproto_lib.errors import CheckpointError, WriteError
+from interproto_lib.errors import CheckpointError, InterprotoError, WriteError
 from interproto_lib.losses.ranks import rank, world_size
 from interproto_lib.training.checkpoint_record import (
     RECORD_FILE,
@@ -24,7 +24,7 @@ from interproto_lib.training.checkpoint_record import (
     find_damage,
     read_record,
 )
-from interproto_lib.training.processes import first_process_says, patient_group
+from interproto_lib.training.processes import first_process_says, patient_group, raise_together
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -111,8 +111,24 @@ class CheckpointStore:
         Raises:
             WriteError: It cannot be written by some process; earlier checkpoints are kept, and nothing is left of it.
         """
-        if state.step == self._saved_step:
-            return
+        if state.step != self._saved_step:
+            with _said_once():
+                self._save(state)
+            self._saved_step = state.step
+
+    def load_newest(self) -> TrainingState | None:
+        """Put networks and optimisers to where the newest whole checkpoint was made.
+
+        Returns:
+            The rest of the state; None where there is no checkpoint.
+
+        Raises:
+            CheckpointError: All checkpoints are damaged, or the newest whole one is of other networks.
+        """
+        with _said_once():
+            return self._load_newest()
+
+    def _save(self, state: TrainingState) -> None:
         from torch.distributed import checkpoint
         from torch.distributed.checkpoint.api import CheckpointException
 
@@ -134,17 +150,8 @@ class CheckpointStore:
             in_first_process(lambda: shutil.rmtree(target, ignore_errors=True))
             raise _cause(failure) from failure
         in_first_process(lambda: _remove_others(self.folder, state.step, keep=self._keep))
-        self._saved_step = state.step
 
-    def load_newest(self) -> TrainingState | None:
-        """Put networks and optimisers to where the newest whole checkpoint was made.
-
-        Returns:
-            The rest of the state; None where there is no checkpoint.
-
-        Raises:
-            CheckpointError: All checkpoints are damaged, or the newest whole one is of other networks.
-        """
+    def _load_newest(self) -> TrainingState | None:
         self.passed_over = []
         found = in_first_process(lambda: _checkpoints(self.folder))
         for folder in found:
@@ -273,12 +280,12 @@ def in_first_process(call: Callable[[], T]) -> T:
     if rank() == 0:
         try:
             outcome = call(), None
-        except Exception as error:
-            outcome = None, error
+        except Exception as raised:
+            outcome = None, raised
     result, error = first_process_says(outcome)
     if error is not None:
         raise error
-    return result
+    return cast(T, result)
 
 
 def _require_whole(folder: Path, record: CheckpointRecord) -> None:
@@ -366,6 +373,15 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
         yield
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Raise an error that all processes have found together as the first one's."""
+    try:
+        yield
+    except InterprotoError as error:
+        raise_together(error)
 
 
 def _cause(failure: Any) -> BaseException:
