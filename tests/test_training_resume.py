@@ -2,18 +2,15 @@
 
 import contextlib
 import json
-import os
-import signal
-import subprocess
+import shutil
 import sys
 import threading
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy import assert_same_run, tiny, toy_dataset
 
 from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
@@ -22,8 +19,6 @@ from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedErr
 from interproto_lib.files import file_lock
 from interproto_lib.losses import heads
 from interproto_lib.training import loop, train
-
-REPO = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -36,137 +31,6 @@ def finished(dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exp") / "interproto-s0"
     config = tiny(inter_prototype="child", ip_reduction="sum", ip_weight=0.01, dropout=0.1)
     return train(config, dataset, folder, progress="none"), config
-
-
-TRAINEES = """
-import json, os, pathlib, signal, sys
-sys.path.insert(0, "tests")
-import torch, torch._dynamo, torch.utils.tensorboard  # the optimiser imports torch._dynamo
-from toy import toy_dataset
-from interproto_lib.analysis.embedding import load_backbone
-from interproto_lib.config import TrainConfig
-from interproto_lib.training import train
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def die_writing(name, place, countdown):
-    left = [countdown]
-    replace, save = pathlib.Path.replace, torch.save
-
-    def dying_replace(self, target):
-        left[0] -= pathlib.Path(target).name == name
-        if place == "before" and left[0] == 0:
-            die()
-        result = replace(self, target)
-        if place == "after" and left[0] == 0:
-            die()
-        return result
-
-    def dying_save(content, path):
-        save(content, path)
-        left[0] -= 1
-        if left[0] == 0:
-            os.truncate(path, path.stat().st_size // 2)
-            die()
-
-    if place == "amid":
-        torch.save = dying_save
-    else:
-        pathlib.Path.replace = dying_replace
-
-dataset = toy_dataset()
-for line in sys.stdin:
-    order = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        if order["die"]:
-            die_writing(*order["die"])
-        train(TrainConfig.from_dict(order["settings"]), dataset, order["folder"], progress="none")
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Trainees:
-    """Processes that train and are killed: forked from one that has imported everything, which takes seconds."""
-
-    def __init__(self):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", TRAINEES]
-        pipe = subprocess.PIPE
-        self.parent = subprocess.Popen(command, cwd=REPO, env=environment, stdin=pipe, stdout=pipe, text=True)
-
-    def start(self, settings, folder, *, die=None):
-        """Start to train and give the process id; `die` says in writing which file, where, and which time."""
-        order = {"settings": settings.to_dict(), "folder": str(folder), "die": die}
-        self.parent.stdin.write(json.dumps(order) + "\n")
-        self.parent.stdin.flush()
-        return int(self.parent.stdout.readline())
-
-    def exit_code(self):
-        return int(self.parent.stdout.readline())
-
-
-@pytest.fixture(scope="module")
-def trainees():
-    started = Trainees()
-    yield started
-    started.parent.communicate()
-
-
-@pytest.mark.parametrize("checkpoint_every_steps", [0, 3])
-def test_killed_again_and_again_a_run_ends_with_the_same_bits(dataset, tmp_path, trainees, checkpoint_every_steps):
-    settings = tiny(dropout=0.2, epochs=6, checkpoint_every_steps=checkpoint_every_steps, inter_prototype="all")
-    whole = train(settings, dataset, tmp_path / "whole-s0", progress="none")
-
-    folder = tmp_path / "killed-s0"
-    metrics = folder / "metrics.jsonl"
-    kills = 0
-    for n_rows in (2, 4, 6):
-        process = trainees.start(settings, folder)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            if metrics.is_file() and metrics.read_bytes().count(b"\n") >= n_rows:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-                break
-            time.sleep(0.002)
-        kills += trainees.exit_code() == -signal.SIGKILL
-    assert kills >= 1, "no kill hit the training"
-    assert not (folder / "summary.json").exists()
-    with (folder / "metrics.jsonl").open("a") as log:
-        log.write('{"step": 99, "lo')  # a line cut short by a kill
-    resumed = train(settings, dataset, folder, progress="none")
-    assert_same_run(whole, resumed)
-
-
-def test_killed_inside_a_write_a_run_ends_with_the_same_bits(dataset, tmp_path, trainees):
-    """Inside the checkpoint's bytes, around each rename of a checkpoint and of the files of a finished run."""
-    settings = tiny(dropout=0.2, epochs=4, inter_prototype="all")
-    whole = train(settings, dataset, tmp_path / "whole-s0", progress="none")
-    folder = tmp_path / "killed-s0"
-    kills = [
-        ("checkpoint.pt", "amid", 2),  # epoch 1 is kept
-        ("checkpoint.pt", "before", 1),  # as epoch 2 is to take its place
-        ("checkpoint.pt", "after", 2),  # epoch 3 is kept
-        ("backbone.safetensors", "before", 1),
-        ("backbone.safetensors", "after", 1),
-        ("prototypes.safetensors", "before", 1),
-        ("summary.json", "before", 1),
-    ]
-    steps = []
-    for name, place, countdown in kills:
-        trainees.start(settings, folder, die=(name, place, countdown))
-        assert trainees.exit_code() == -signal.SIGKILL, (name, place)
-        assert not (folder / "summary.json").exists()
-        if place != "after":
-            assert list(folder.glob(".*-*")), "the kill hit no write"
-        steps.append(torch.load(folder / "checkpoint.pt", weights_only=True)["step"])
-    assert steps == [6, 6, 18, 24, 24, 24, 24]
-    assert_same_run(whole, train(settings, dataset, folder, progress="none"))
-    assert not list(folder.glob(".*-*")), "what the killed writers left is removed"
 
 
 def test_a_finished_run_is_given_back_untouched(finished, dataset):
@@ -276,29 +140,16 @@ def test_a_process_that_lets_go_is_waited_for(dataset, tmp_path, capsys):
     assert "waiting up to 30 s" in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_is_named_and_kept(dataset, tmp_path, finished):
+def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_kept(dataset, tmp_path, finished):
     run, config = finished
     folder = tmp_path / "run"
-    folder.mkdir()
-    whole = (run.path / "checkpoint.pt").read_bytes()
-    for name, content in [("truncated", whole[: len(whole) // 2]), ("text", b"hello"), ("empty", b"")]:
-        (folder / "checkpoint.pt").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"checkpoint\.pt cannot be read"):
-            train(config, dataset, folder, progress="none")
-        assert (folder / "checkpoint.pt").read_bytes() == content, name
-
-
-def test_a_checkpoint_cannot_run_code(dataset, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "owned",))
-
-    folder = tmp_path / "run"
-    folder.mkdir()
-    torch.save({"format": 1, "step": Evil()}, folder / "checkpoint.pt")
-    with pytest.raises(CheckpointError):
-        train(tiny(), dataset, folder, progress="none")
-    assert not (tmp_path / "owned").exists()
+    shutil.copytree(run.path / "checkpoints", folder / "checkpoints")
+    parts = sorted(folder.glob("checkpoints/*/part-00000.safetensors"))
+    for part, content in zip(parts, (b"hello", b""), strict=True):
+        part.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole: .*step-00000018.*step-00000012.*Remove"):
+        train(config, dataset, folder, progress="none")
+    assert [part.read_bytes() for part in parts] == [b"hello", b""]
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_path, monkeypatch):
@@ -313,9 +164,11 @@ def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_pa
     with pytest.raises(TrainingDivergedError, match=r"non-finite by step 12.*last good checkpoint is kept"):
         train(tiny(log_every_steps=100), dataset, tmp_path / "run", progress="none")
     monkeypatch.undo()
-    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 6
-    assert all(torch.isfinite(value).all() for value in state["recognizer"].values())
+    (kept,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert kept.name == "step-00000006"
+    tensors = load_file(kept / "part-00000.safetensors")
+    assert len(tensors) > 10
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     run = train(tiny(log_every_steps=100), dataset, tmp_path / "run", progress="none")
     assert_same_run(run, train(tiny(log_every_steps=100), dataset, tmp_path / "clean", progress="none"))
 
@@ -335,7 +188,7 @@ def test_weights_that_became_non_finite_never_reach_the_disk(dataset, tmp_path, 
     folder = tmp_path / "run"
     with pytest.raises(TrainingDivergedError, match=r"a weight of run 'run' became non-finite by step 12"):
         train(tiny(keep_every_epoch=keep_every_epoch), dataset, folder, progress="none")
-    assert torch.load(folder / "checkpoint.pt", weights_only=True)["step"] == 6
+    assert [path.name for path in folder.glob("checkpoints/*")] == ["step-00000006"]
     assert [path.name for path in folder.glob("epochs/*")] == ["backbone-0001.safetensors"] * keep_every_epoch
     assert not (folder / "backbone.safetensors").exists()
 
