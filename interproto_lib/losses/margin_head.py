@@ -71,7 +71,7 @@ class MarginHead(nn.Module):
 
         Where there is one process, `softmax_chunk` is 0 and `partial_fc_rate` 1, the logits of the batch are kept for
         the backward pass; otherwise they are computed anew in it (see `softmax_over_shards`). Under partial FC the
-        prototypes get a sparse gradient, of the rows drawn, and only those are predicted.
+        prototypes get a sparse gradient, of the rows looked at, and only what an image looks at is predicted for it.
 
         Args:
             embeddings: (b, d) floating point, any length.

@@ -14,6 +14,7 @@ from torch.autograd import Function
 from interproto_lib.errors import ConfigError
 from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_vectors, unit_rows
 from interproto_lib.losses.margin_rule import MarginRule
+from interproto_lib.losses.partial_fc import DrawnRows
 from interproto_lib.losses.ranks import max_over_ranks, sum_over_ranks
 
 
@@ -24,14 +25,14 @@ class PrototypeShard:
     Attributes:
         prototypes: (rows, d) floating point; there may be none.
         rows: Classes that they stand for.
-        drawn: (k,) int64, ascending places of those looked at (partial FC); None: all.
+        drawn: Those looked at (partial FC); None: all.
         chunk: How many to look at at a time; 0: all at once.
         of_unit_length: Whether scores are those of prototypes scaled to length 1.
     """
 
     prototypes: Tensor
     rows: range
-    drawn: Tensor | None = None
+    drawn: DrawnRows | None = None
     chunk: int = 0
     of_unit_length: bool = True
 
@@ -41,7 +42,7 @@ class PrototypeShard:
 
     def __len__(self) -> int:
         """How many prototypes are looked at."""
-        return len(self.prototypes) if self.drawn is None else len(self.drawn)
+        return len(self.prototypes if self.drawn is None else self.drawn.places)
 
     def held_fixed(self) -> PrototypeShard:
         """Give the same prototypes, without gradient."""
@@ -54,20 +55,20 @@ class PrototypeShard:
 
     def part(self, chunk: slice) -> Tensor:
         """Give the (k, d) prototypes of a chunk, as they are."""
-        return self.prototypes[chunk if self.drawn is None else self.drawn[chunk]]
+        return self.prototypes[chunk if self.drawn is None else self.drawn.places[chunk]]
 
     def places(self, labels: Tensor) -> Tensor:
         """Give the (b,) places of classes among the prototypes looked at; -1 where another process holds one."""
         places = labels.long() - self.rows.start
         held = (places >= 0) & (places < len(self.rows))
         if self.drawn is not None:
-            places = torch.searchsorted(self.drawn, places)
+            places = torch.searchsorted(self.drawn.places, places)
         return torch.where(held, places, -1)
 
     def classes(self, places: Tensor) -> Tensor:
         """Give the classes at places among the prototypes looked at."""
-        if self.drawn is not None and len(self.drawn):
-            places = self.drawn[places.clamp_min(0)]
+        if self.drawn is not None and len(self):
+            places = self.drawn.places[places.clamp_min(0)]
         return places + self.rows.start
 
 
@@ -144,7 +145,7 @@ def softmax_over_shards(
             The gradient they get is the part of this process: the sum over processes is the whole.
         labels: (b,) their classes, each of which is looked at by the process that holds it.
         shard: What this process holds. Prototypes get their whole gradient: dense, or a sparse tensor of the rows
-            drawn.
+            looked at.
         rule: The margin loss, for these b embeddings.
         own: (b, 1) scores with the own prototypes (see `own_scores`).
         weights: (b,) w_i; None: 1 / b each.
@@ -160,8 +161,8 @@ def softmax_over_shards(
     dtype = torch.promote_types(embeddings.dtype, at_least_float32(shard.prototypes).dtype)
     if weights is None:
         weights = torch.full((len(embeddings),), 1 / max(len(embeddings), 1), dtype=dtype, device=embeddings.device)
-    places = shard.places(labels)
-    of_rule = _Rule(rule, own.to(dtype), places)
+    is_drawn = None if shard.drawn is None else shard.drawn.is_drawn
+    of_rule = _Rule(rule, own.to(dtype), shard.places(labels), is_drawn)
     loss, predicted = _ShardedSoftmax.apply(
         embeddings.to(dtype), rule.scale, shard.prototypes, shard, of_rule, weights.to(dtype)
     )
@@ -175,14 +176,27 @@ class _Rule:
     rule: MarginRule
     own: Tensor
     places: Tensor
+    is_drawn: Tensor | None
 
-    def logits(self, scores: Tensor, scale: float | Tensor, chunk: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of a chunk; for each row where its own class lies in it, if so, and whether it does, both (b, 1)."""
-        here = ((self.places >= chunk.start) & (self.places < chunk.stop))[:, None]
-        place = (self.places - chunk.start).clamp(0, chunk.stop - chunk.start - 1)[:, None]
+    def own_places(self, chunk: slice) -> tuple[Tensor, Tensor]:
+        """For each row whether its own class lies in a chunk, and where, if so; both (b, 1)."""
+        here = (self.places >= chunk.start) & (self.places < chunk.stop)
+        return here[:, None], (self.places - chunk.start).clamp(0, chunk.stop - chunk.start - 1)[:, None]
+
+    def logits(self, scores: Tensor, scale: float | Tensor, chunk: slice) -> Tensor:
+        """Logits of a chunk; minus infinity for classes that a row does not look at."""
+        here, place = self.own_places(chunk)
         at_place = scores.gather(1, place)
         replaced = torch.where(here, self.rule.target(at_place), self.rule.others(at_place, self.own)) * scale
-        return (self.rule.others(scores, self.own) * scale).scatter_(1, place, replaced), place, here
+        return self.looked_at((self.rule.others(scores, self.own) * scale).scatter_(1, place, replaced), chunk)
+
+    def looked_at(self, values: Tensor, chunk: slice) -> Tensor:
+        """Values of a chunk; minus infinity for classes that a row does not look at."""
+        if self.is_drawn is None:
+            return values
+        here, place = self.own_places(chunk)
+        others = ~self.is_drawn[chunk].expand(values.shape)
+        return values.masked_fill(others.scatter(1, place, others.gather(1, place) & ~here), -math.inf)
 
 
 def _scores(embeddings: Tensor, prototypes: Tensor, *, of_unit_length: bool) -> Tensor:
@@ -207,11 +221,12 @@ class _ShardedSoftmax(Function):
             best_place = torch.full_like(rule.places, -1)
             for chunk in shard.chunks():
                 scores = _scores(embeddings, shard.part(chunk), of_unit_length=shard.of_unit_length)
-                highest, place = scores.max(dim=1)
-                best_place = torch.where(highest > best, place + chunk.start, best_place)
+                highest, at = rule.looked_at(scores, chunk).max(dim=1)
+                best_place = torch.where(highest > best, at + chunk.start, best_place)
                 best = torch.maximum(best, highest)
-                logits, own_place, here = rule.logits(scores, scale, chunk)
-                own_logits += logits.gather(1, own_place).masked_fill_(~here, 0)[:, 0]
+                logits = rule.logits(scores, scale, chunk)
+                here, place = rule.own_places(chunk)
+                own_logits += logits.gather(1, place).masked_fill_(~here, 0)[:, 0]
                 log_sums = torch.logaddexp(log_sums, logits.logsumexp(dim=1))
                 del scores, logits
             largest = max_over_ranks(log_sums)
@@ -246,7 +261,8 @@ class _ShardedSoftmax(Function):
                     ]
                     scores = _scores(leaves[0], leaves[2], of_unit_length=shard.of_unit_length)
                     factor = ctx.scale if leaves[1] is None else leaves[1]
-                    logits, place, here = ctx.rule.logits(scores, factor, chunk)
+                    logits = ctx.rule.logits(scores, factor, chunk)
+                here, place = ctx.rule.own_places(chunk)
                 changes = (logits.detach() - log_sums[:, None]).exp_()
                 changes.scatter_(1, place, changes.gather(1, place) - here.to(changes.dtype))
                 changes.mul_((gradient * weights)[:, None])
@@ -260,6 +276,6 @@ class _ShardedSoftmax(Function):
                     of_prototypes[chunk] = next(found)
         if of_prototypes is not None and shard.drawn is not None:
             of_prototypes = torch.sparse_coo_tensor(
-                shard.drawn[None], of_prototypes, prototypes.shape, is_coalesced=True, check_invariants=False
+                shard.drawn.places[None], of_prototypes, prototypes.shape, is_coalesced=True, check_invariants=False
             )
         return *sums, of_prototypes, None, None, None
