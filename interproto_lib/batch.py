@@ -22,7 +22,7 @@ from interproto_lib.presets import (
     AGEING_NOTEBOOK,
     NOTEBOOK_SECTIONS,
     PRESETS_DIR,
-    STORY_NOTEBOOK,
+    REPORT_FILE,
     TRAINING_NOTEBOOK,
     Preset,
     read_preset,
@@ -236,7 +236,7 @@ def reproduce(
         snakemake_arguments: More arguments for Snakemake, as in `["--executor", "slurm", "--jobs", "6"]`.
 
     Returns:
-        The HTML report.
+        The report, one HTML file.
 
     Raises:
         ConfigError: The preset or a parameter in it is wrong; nothing has run.
@@ -285,7 +285,7 @@ def reproduce(
             + (f"Executed copies of what failed:{copies}\n" if failed else "")
             + "The same command goes on from here."
         )
-    return folder / "html" / f"{STORY_NOTEBOOK}.html"
+    return folder / REPORT_FILE
 
 
 def _check_graph(preset: Preset, notebooks_dir: Path, runs_dir: str | Path) -> None:

@@ -61,4 +61,5 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
     write("06_identification", analysis)
     write("07_ablations", analysis.replace("treated: list = []  # methods", "sweeps: dict = {}  # methods"))
     write("00_start_here", analysis, 'print("the story")')
+    write("09_report", analysis, '(folder / "report.html").write_text("the report")')
     return folder

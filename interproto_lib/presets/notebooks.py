@@ -23,6 +23,9 @@ STORY_NOTEBOOK = "00_start_here"
 REPORT_NOTEBOOK = "09_report"
 """The notebook that binds what the others found into one page, the end of a batch."""
 
+REPORT_FILE = "report.html"
+"""That page, in the folder of its experiment."""
+
 ANALYSIS_NOTEBOOKS: tuple[str, ...] = (
     "03_similarity",
     PROJECTION_NOTEBOOK,
@@ -44,6 +47,7 @@ NOTEBOOK_SECTIONS: dict[str, str] = {
     ),
     AGEING_NOTEBOOK: "ageing",
     STORY_NOTEBOOK: "story",
+    REPORT_NOTEBOOK: "report",
 }
 """Notebook -> the section of a preset that holds its parameters, in the order of the batch graph. The first prepares
 the dataset; the analyses and the story read finished runs and may run side by side; the last binds the report. Faces
