@@ -40,7 +40,7 @@ from interproto_lib.training.processes import (
 )
 from interproto_lib.training.progress import Progress, clock, make_progress
 from interproto_lib.training.prototype_file import write_prototypes
-from interproto_lib.training.recognizer import Recognizer, parameter_groups
+from interproto_lib.training.recognizer import Recognizer, build_optimizers
 from interproto_lib.training.run_records import checked_training, known_ages, record_environment, require_same_run
 from interproto_lib.training.schedule import learning_rate_at
 
@@ -154,16 +154,11 @@ class _Trainer:
         self.recognizer = Recognizer(config, image_size=dataset.image_size, is_child=is_child).to(device)
         if config.channels_last:
             self.recognizer.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.recognizer, config.weight_decay),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            fused=True,
-        )
+        self.optimizers = build_optimizers(self.recognizer)
         self.checkpoints = CheckpointStore(
             folder / CHECKPOINT_FOLDER,
             self.recognizer,
-            {"sgd": self.optimizer},
+            self.optimizers,
             sharded={"prototypes": self.n_identities},
         )
         self.autocast_dtype = _autocast_dtype(config.precision, device)
@@ -255,11 +250,13 @@ class _Trainer:
 
     def _optimise(self, batch: Batch) -> None:
         rate = learning_rate_at(self.config, self.step, steps_per_epoch=self.batches.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
         self.window += self.parted.backward(batch, step=self.step)
-        self.optimizer.step()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
         self.window_steps += 1
 
     def _row(self) -> dict[str, float]:

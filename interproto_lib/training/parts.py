@@ -43,11 +43,11 @@ class PartedBatch:
         self._statistics = _RunningStatistics(recognizer) if config.batch_parts > 1 else None
         self._model: nn.Module = recognizer
         if world_size() > 1:
-            own = ["prototypes", "pushed_apart"]
+            # The second name is what a part of DistributedDataParallel calls a parameter of the outermost module.
+            own = ["prototypes", ".prototypes", *(name for name, _ in recognizer.named_buffers())]
             DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(recognizer, own)
             self._model = DistributedDataParallel(
                 recognizer,
-                broadcast_buffers=False,
                 gradient_as_bucket_view=True,
                 find_unused_parameters=_alternates(recognizer.method),
             )

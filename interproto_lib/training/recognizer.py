@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses import build_head, inter_prototype_loss
+from interproto_lib.losses import RowSGD, build_head, inter_prototype_loss
 from interproto_lib.losses.ranks import rank, shard_rows, world_size
 from interproto_lib.methods import METHODS, AgeMethod, MethodOutputs, build_recogniser
 from interproto_lib.models.inputs import images_to_input
@@ -115,7 +116,7 @@ class Recognizer(nn.Module):
         if method is None:
             with torch.autocast(device, dtype=autocast_dtype, enabled=autocast_dtype is not None):
                 outputs = MethodOutputs(self.backbone(inputs), {})
-            return self._losses(outputs, labels, {}, share=share, ends_step=ends_step)
+            return self._losses(outputs, labels, {}, step=step, share=share, ends_step=ends_step)
         ages = torch.full_like(labels, torch.nan, dtype=torch.float32) if ages_years is None else ages_years
         opposes = method.opposes(step)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not opposes):
@@ -123,19 +124,26 @@ class Recognizer(nn.Module):
                 outputs = method(self.backbone, inputs)
             self.head.train(self.training and not opposes)  # what it remembers is not to hold what it does not train on
             of_method = method.losses(outputs, ages)
-            losses = self._losses(outputs, labels, of_method, share=share, ends_step=ends_step)
+            losses = self._losses(outputs, labels, of_method, step=step, share=share, ends_step=ends_step)
         return replace(losses, total=share * method.opposing_loss(outputs)) if opposes else losses
 
     def _losses(
-        self, outputs: MethodOutputs, labels: Tensor, of_method: Mapping[str, Tensor], *, share: float, ends_step: bool
+        self,
+        outputs: MethodOutputs,
+        labels: Tensor,
+        of_method: Mapping[str, Tensor],
+        *,
+        step: int,
+        share: float,
+        ends_step: bool,
     ) -> StepLosses:
         config = self.config
-        margin, predicted = self.head(outputs.embeddings, self.prototypes, labels)
+        margin, predicted = self.head(
+            outputs.embeddings, self.prototypes, labels, rows=self.prototype_rows, step=step, ends_step=ends_step
+        )
         total, pushed = share * margin, margin.new_zeros(())
         if config.inter_prototype != "none" and ends_step:
-            are_all = len(self.pushed_apart) == len(self.prototypes)
-            rows = self.prototypes if are_all else self.prototypes[self.pushed_apart]
-            pushed = inter_prototype_loss(rows, reduction=config.ip_reduction)
+            pushed = inter_prototype_loss(self._rows_pushed_apart(), reduction=config.ip_reduction)
             total = total + config.ip_weight * pushed
         for loss in of_method.values():
             total = total + share * loss
@@ -146,6 +154,14 @@ class Recognizer(nn.Module):
             accuracy=(predicted == labels).float().mean(),
             method=tuple(of_method[name].detach() for name in self.method_loss_names),
         )
+
+    def _rows_pushed_apart(self) -> Tensor:
+        """The own prototypes in scope: no copy where all are; under partial FC only they get a gradient."""
+        if len(self.pushed_apart) == len(self.prototypes):
+            return self.prototypes
+        if self.config.partial_fc_rate < 1:
+            return nn.functional.embedding(self.pushed_apart, self.prototypes, sparse=True)
+        return self.prototypes[self.pushed_apart]
 
 
 def _drawn_rows(n: int, dim: int, kept: range) -> Tensor:
@@ -187,7 +203,27 @@ def inter_prototype_scope(config: TrainConfig, is_child: np.ndarray) -> np.ndarr
     )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+def build_optimizers(model: Recognizer) -> dict[str, torch.optim.Optimizer]:
+    """Make the SGD of a training; under partial FC the prototypes have one of their own, which moves only rows drawn.
+
+    Args:
+        model: The model, on its device.
+
+    Returns:
+        The optimisers by name, together with every parameter once.
+    """
+    config = model.config
+    groups = parameter_groups(model, config.weight_decay)
+    rate, momentum = config.learning_rate, config.momentum
+    if config.partial_fc_rate == 1:
+        return {"sgd": torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=True)}
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter is not model.prototypes]
+    prototypes = RowSGD([model.prototypes], lr=rate, momentum=momentum, weight_decay=config.weight_decay)
+    return {"sgd": torch.optim.SGD(groups, lr=rate, momentum=momentum, fused=True), "prototypes": prototypes}
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split parameters into those with weight decay and those of batch normalisation, without, as officially done.
 
     Args:
