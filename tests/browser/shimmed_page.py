@@ -1,4 +1,4 @@
-"""A widget in a page without a kernel: its state is written into the page, and messages to the kernel are kept there."""
+"""A widget in a page without a kernel: its state is written into the page, and what it sends is kept there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>widget</title>
-<style>:root {{ color-scheme: {scheme}; }} body {{ margin: 8px; background: Canvas; color: CanvasText; {extra} }}</style>
+<style>
+:root {{ color-scheme: {scheme}; }}
+body {{ margin: 8px; background: Canvas; color: CanvasText; {extra} }}
+</style>
 <div id="here"></div>
 <script type="module">
 const bytes = (text) => {{
@@ -16,7 +19,9 @@ const bytes = (text) => {{
   return new DataView(raw.buffer);
 }};
 const state = {state};
-for (const [name, value] of Object.entries(state)) if (value && value.base64 !== undefined) state[name] = bytes(value.base64);
+for (const [name, value] of Object.entries(state)) {{
+  if (value && value.base64 !== undefined) state[name] = bytes(value.base64);
+}}
 const handlers = {{}};
 window.sent = [];
 window.model = {{
@@ -30,8 +35,7 @@ window.model = {{
   on: (name, handler) => (handlers[name] ??= []).push(handler),
   off: () => {{}},
 }};
-window.receive = (message, buffers) => {{ for (const handler of handlers["msg:custom"] ?? []) handler(message, buffers); }};
-window.trigger = (name) => {{ for (const handler of handlers[name] ?? []) handler(); }};
+window.trigger = (name, ...values) => {{ for (const handler of handlers[name] ?? []) handler(...values); }};
 const script = bytes("{script}");
 const widget = await import(URL.createObjectURL(new Blob([script], {{ type: "text/javascript" }})));
 widget.default.render({{ model: window.model, el: document.getElementById("here") }});

@@ -51,7 +51,7 @@ export function makeRoot(el, label) {
 
 /** Make a labelled choice; `options` are [value, text] pairs. */
 export function makeChoice(label, options, value, onChange) {
-  const select = element("select", { onchange: () => onChange(select.value) });
+  const select = element("select", { "aria-label": label, onchange: () => onChange(select.value) });
   for (const [key, text] of options) select.append(element("option", { value: key }, text));
   select.value = value;
   return { field: element("label", {}, label, select), select };

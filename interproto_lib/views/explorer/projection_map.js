@@ -1,7 +1,7 @@
 // Prototypes in the plane: one panel a run, linked by hovering, choosing and selecting.
 
 import { element, formatNumber, makeChoice, makeFigureButtons, makeRoot, onThemeChange, readArray, readTheme, watchKernel } from "./frame.js";
-import { ScatterPanel, rowsInPolygon } from "./scatter.js";
+import { ScatterPanel, drawingOrder, rowsInPolygon } from "./scatter.js";
 
 const [CHILD, ADULT, UNLABELLED] = [[230, 159, 0], [0, 114, 178], [154, 154, 154]];
 const LIGHT_ADULT = [52, 148, 212]; // the same blue, lighter: on a dark page
@@ -66,11 +66,13 @@ function colourRange(values) {
 function colourIndices(values, range, logarithmic) {
   const scaled = logarithmic ? (value) => Math.log(Math.max(value, 1)) : (value) => value;
   const [low, high] = range.map(scaled);
-  return Uint16Array.from(values, (value) => {
-    if (Number.isNaN(value)) return 0;
-    const share = high > low ? (scaled(value) - low) / (high - low) : 0.5;
-    return 1 + Math.round(254 * Math.max(0, Math.min(1, share)));
-  });
+  const indices = new Uint16Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    if (Number.isNaN(values[i])) continue; // 0 is the colour of missing values
+    const share = high > low ? (scaled(values[i]) - low) / (high - low) : 0.5;
+    indices[i] = 1 + Math.round(254 * Math.max(0, Math.min(1, share)));
+  }
+  return indices;
 }
 
 class ProjectionView {
@@ -92,6 +94,7 @@ class ProjectionView {
     this.#follow();
     this.place();
     this.colour();
+    this.mark();
     this.#restoreViews();
     this.choose(model.get("chosen"));
   }
@@ -138,7 +141,7 @@ class ProjectionView {
   }
 
   #makeNumberFields() {
-    const panel = makeChoice("in", this.model.get("runs").map((run, place) => [place, run]), 0, () => {});
+    const panel = makeChoice("in panel", this.model.get("runs").map((run, place) => [place, run]), 0, () => {});
     const fields = [["left", 0], ["right", 100], ["bottom", 0], ["top", 100]].map(([name, value]) => {
       const input = element("input", { type: "number", min: 0, max: 100, step: "any", value, style: "width:5.5em" });
       return { input, field: element("label", {}, name, input) };
@@ -165,12 +168,12 @@ class ProjectionView {
   #follow() {
     const { model } = this;
     for (const name of ["projection", "points"]) model.on(`change:${name}`, () => this.place());
-    for (const name of ["colouring", "selected", "confusion"]) {
-      model.on(`change:${name}`, () => {
-        if (name === "confusion") this.identities = readIdentities(model);
-        this.colour();
-      });
-    }
+    model.on("change:colouring", () => this.colour());
+    model.on("change:selected", () => this.mark());
+    model.on("change:confusion", () => {
+      this.identities = readIdentities(model);
+      this.colour();
+    });
     model.on("change:tool", () => this.#useTool());
     model.on("change:chosen", () => this.choose(model.get("chosen")));
     this.#useTool();
@@ -194,11 +197,9 @@ class ProjectionView {
     });
   }
 
-  /** Give the panels shapes, colours and marks. */
+  /** Give the panels shapes and colours. */
   colour() {
     const theme = readTheme(this.root);
-    const selected = new Uint8Array(this.n);
-    for (const row of this.model.get("selected")) selected[row] = 1;
     const colouring = this.model.get("colouring");
     const shapes = this.identities.kinds;
     const kinds = KIND_COLOURS.map((colour) => (theme.dark && colour === ADULT ? LIGHT_ADULT : colour));
@@ -209,10 +210,18 @@ class ProjectionView {
     }
     this.panels.forEach(({ panel }, run) => {
       const colours = range ? colourIndices(this.#values(colouring, run), range, COLOURINGS[colouring].logarithmic) : shapes;
-      panel.setMarkers({ shapes, colours, palette, theme, selected });
+      panel.setMarkers({ shapes, colours, palette, theme });
     });
     this.#drawLegend(colouring, palette, range, kinds);
-    this.#tellSelection(selected);
+  }
+
+  /** Mark what is selected in all panels, and say how much it is. */
+  mark() {
+    const selected = new Uint8Array(this.n);
+    for (const row of this.model.get("selected")) selected[row] = 1;
+    const order = drawingOrder(this.identities.kinds, selected);
+    for (const { panel } of this.panels) panel.setOrder(order);
+    this.#tellSelection();
   }
 
   #values(colouring, run) {
@@ -229,7 +238,7 @@ class ProjectionView {
     this.legend.replaceChildren(...parts);
   }
 
-  #tellSelection(selected) {
+  #tellSelection() {
     const rows = this.model.get("selected");
     const nChild = rows.filter((row) => this.identities.kinds[row] === 1).length;
     this.clear.disabled = rows.length === 0;
@@ -239,11 +248,11 @@ class ProjectionView {
     if (this.model.get("live")) this.summary.append(" For the next cell: ", element("code", {}, this.model.get("table_call")));
   }
 
-  /** Select rows: replace, add or remove, as the choice in the bar says unless told otherwise. */
+  /** Select rising rows: replace, add or remove, as the choice in the bar says unless told otherwise. */
   select(rows, mode = null) {
     const how = mode ?? this.mode.select.value;
-    const before = how === "replace" ? [] : this.model.get("selected");
-    const kept = new Set(before);
+    if (how === "replace") return void this.set("selected", rows);
+    const kept = new Set(this.model.get("selected"));
     for (const row of rows) how === "remove" ? kept.delete(row) : kept.add(row);
     this.set("selected", [...kept].sort((a, b) => a - b));
   }

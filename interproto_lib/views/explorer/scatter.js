@@ -8,6 +8,7 @@ import { element } from "./frame.js";
 const LARGEST_ZOOM = 400;
 const HOVER_RADIUS = 14; // pixels of the page
 const KEYBOARD_STEP = 0.08; // of the panel's width
+const SIDE_IN_MOTION = 800; // pixels of a panel while it moves: a sharp screen has four times as many as a person then sees
 const SHAPES = ["circle", "triangle", "square"];
 
 /** Points sorted into square cells, so that the nearest one is found among a few. */
@@ -66,6 +67,21 @@ export function rowsInPolygon(x, y, corners) {
   return found;
 }
 
+/**
+ * Rows in the order of drawing: circles first, then squares and triangles (children), the selected above all. Where some
+ * are selected, the first `nFaded` are not, and fade.
+ */
+export function drawingOrder(shapes, selected) {
+  const places = new Int32Array(7); // where each group begins: three shapes, then three selected shapes
+  const rank = [0, 2, 1];
+  for (let i = 0; i < shapes.length; i++) places[1 + rank[shapes[i]] + 3 * selected[i]] += 1;
+  for (let group = 0; group < 6; group++) places[group + 1] += places[group];
+  const nFaded = places[3] < shapes.length ? places[3] : 0;
+  const order = new Int32Array(shapes.length);
+  for (let i = 0; i < shapes.length; i++) order[places[rank[shapes[i]] + 3 * selected[i]]++] = i;
+  return { order, nFaded };
+}
+
 /** A marker as pixels: their places relative to the centre, and how far each is covered (0 to 256). */
 function makeSprite(shape, radius, opacity, stride) {
   const reach = Math.ceil(radius * 1.4) + 1;
@@ -121,7 +137,7 @@ export class ScatterPanel {
   }
 
   /** Per point a shape (0 circle, 1 triangle, 2 square) and a colour (index into the palette of [r, g, b]). */
-  setMarkers({ shapes, colours, palette, theme, selected }) {
+  setMarkers({ shapes, colours, palette, theme }) {
     Object.assign(this, { shapes, colours, theme });
     const faded = palette.map((colour) => colour.map((part, k) => Math.round(0.3 * part + 0.7 * theme.background[k])));
     const pack = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
@@ -129,22 +145,13 @@ export class ScatterPanel {
     this.faded = Int32Array.from(faded, pack);
     this.paper = pack(theme.background);
     this.ink = pack(theme.text);
-    this.#order(selected);
     this.redraw();
   }
 
-  /** Draw circles first, then squares and triangles (children), the selected above all. */
-  #order(selected) {
-    this.nFaded = 0;
-    this.order = new Int32Array(this.shapes.length);
-    let place = 0;
-    const hasSelection = selected.some((marked) => marked);
-    for (const marked of hasSelection ? [0, 1] : [0]) {
-      for (const shape of [0, 2, 1]) {
-        for (let i = 0; i < this.shapes.length; i++) if (this.shapes[i] === shape && selected[i] === marked) this.order[place++] = i;
-      }
-      if (hasSelection && !marked) this.nFaded = place;
-    }
+  /** Which points are drawn when, as `drawingOrder` gives it. */
+  setOrder({ order, nFaded }) {
+    Object.assign(this, { order, nFaded });
+    this.redraw();
   }
 
   setView(view) {
@@ -180,14 +187,18 @@ export class ScatterPanel {
   close() {
     this.resizing.disconnect();
     cancelAnimationFrame(this.waiting);
+    clearTimeout(this.resting);
   }
 
+  /** Fit the pixels to the screen; while the points move, to fewer of them. */
   #resize() {
-    const ratio = devicePixelRatio || 1;
-    const side = Math.max(1, Math.round(this.box.clientWidth * ratio));
+    const width = this.box.clientWidth;
+    if (!width) return;
+    const sharp = devicePixelRatio || 1;
+    this.ratio = this.moving ? Math.min(sharp, Math.max(1, SIDE_IN_MOTION / width)) : sharp;
+    const side = Math.round(width * this.ratio);
     if (side === this.canvas.width) return;
     for (const canvas of [this.canvas, this.overlay]) [canvas.width, canvas.height] = [side, side];
-    this.ratio = ratio;
     this.redraw();
   }
 
@@ -198,7 +209,7 @@ export class ScatterPanel {
 
   #draw() {
     const side = this.canvas.width;
-    if (!this.x || !this.palette || !this.ratio) return; // not filled or not laid out yet
+    if (!this.x || !this.palette || !this.order || !this.ratio) return; // not filled or not laid out yet
     const start = performance.now();
     const radius = this.#radius();
     const pad = Math.ceil(radius * 2.2) + 3; // room for markers that stand half outside
@@ -302,8 +313,17 @@ export class ScatterPanel {
     const inside = (value) => Math.max(0, Math.min(1, value));
     this.view = { x: inside(view.x), y: inside(view.y), zoom: Math.max(0.5, Math.min(LARGEST_ZOOM, view.zoom)) };
     this.redraw();
-    clearTimeout(this.telling);
-    this.telling = setTimeout(() => this.on.view(this.view), 250);
+    this.moving = true;
+    this.#resize();
+    clearTimeout(this.resting);
+    this.resting = setTimeout(() => this.#rest(), 250);
+  }
+
+  /** The hand rests: draw sharply, and tell where the view is. */
+  #rest() {
+    this.moving = false;
+    this.#resize();
+    this.on.view(this.view);
   }
 
   /** Zoom so that a place of the plane stays where it is. */
