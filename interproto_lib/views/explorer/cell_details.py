@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.analysis.similarity import COHORTS
@@ -205,3 +206,18 @@ class CellReasons:
             pairs=tuple(cell_pairs(run, row, column, cohort=self.cohort) for run in runs),
             impostors=self._impostors,
         )
+
+    def of_names(self, row: str, column: str) -> CellReason:
+        """Give what stands behind the cell of two identities.
+
+        Args:
+            row: Name of the identity of the row.
+            column: Name of the identity of the column.
+
+        Raises:
+            ConfigError: There is no such identity.
+        """
+        positions = pd.Index(self.explored.names).get_indexer(pd.Index([row, column], dtype=object))
+        if (positions < 0).any():
+            raise ConfigError(f"There is no identity {[row, column][int(np.argmin(positions))]!r} here.")
+        return self.of(int(positions[0]), int(positions[1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -209,15 +209,28 @@ def _draw_face(axes: Axes, image: NDArray[np.uint8], age_years: float, child_bel
     axes.set_title(label, fontsize=7.5, pad=2, fontweight="bold" if is_child else "normal")
 
 
+def image_reader(folder: str | Path) -> Callable[[str], NDArray[np.uint8]]:
+    """Give a function that reads the image of a path from a dataset folder; the folder is opened when it is called.
+
+    Args:
+        folder: A dataset folder, such as `dataset` in an experiment.
+
+    Returns:
+        Path in the manifest -> (size, size, 3) uint8 RGB; it raises DatasetError where there is no such image.
+    """
+    place = Path(folder).resolve()
+
+    def read(path: str) -> NDArray[np.uint8]:
+        dataset, rows = _dataset(place)
+        if path not in rows.index:
+            raise DatasetError(f"{place} holds no image {path!r}: it is another dataset than the run's.")
+        return np.asarray(dataset.images[int(rows[path])])
+
+    return read
+
+
 def _image_of(run: ExploredRun, row: int) -> NDArray[np.uint8]:
-    folder = run.run.path.parent / "dataset"
-    dataset, rows = _dataset(folder.resolve())
-    path = run.manifest["path"].iloc[row]
-    if path not in rows.index:
-        raise DatasetError(
-            f"{folder} holds no image {path!r}: it is not the dataset that {run.run.name!r} has embedded."
-        )
-    return np.asarray(dataset.images[int(rows[path])])
+    return image_reader(run.run.path.parent / "dataset")(str(run.manifest["path"].iloc[row]))
 
 
 @lru_cache(maxsize=4)

@@ -74,6 +74,37 @@ def most_confused_cells(
     return rows, columns
 
 
+def find_confused_pairs(
+    explored: ExploredRuns,
+    *,
+    cohort: str = "all",
+    quantity: str = "features",
+    which: int = 0,
+    top: int = 50,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """List the pairs of identities that are most similar.
+
+    Args:
+        explored: The runs.
+        cohort: A name of `explored.cohorts`.
+        quantity: A name of `explored.quantities`.
+        which: Whose highest cells: 0 for the first run, 1 for the second, 2 for the second minus the first.
+        top: How many.
+        progress: Called with the rows done and all rows.
+
+    Returns:
+        See `confused_pairs_table`; highest first.
+
+    Raises:
+        ConfigError: An unknown name, no such matrix, or `top` below 1.
+    """
+    matrices = explored.matrices(cohort, quantity)
+    return confused_pairs_table(
+        explored, matrices, *most_confused_cells(matrices, which=which, top=top, progress=progress)
+    )
+
+
 def confused_pairs_table(
     explored: ExploredRuns, matrices: CohortMatrices, rows: NDArray[np.int64], columns: NDArray[np.int64]
 ) -> pd.DataFrame:

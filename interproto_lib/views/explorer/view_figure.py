@@ -25,7 +25,7 @@ from interproto_lib.views.style import (
     similarity_colours,
     symmetric_limit,
 )
-from interproto_lib.views.wording import cohort_words, number
+from interproto_lib.views.wording import cohort_words, compared, listed, number
 
 _NAMES_UP_TO = 24
 _STRIP = 0.035
@@ -74,6 +74,44 @@ def similarity_view_figure(
         linked.wait_for_maxima()
     tile = linked.tile(*shown, (pixels, pixels), pooling=pooling)
     return draw_tile(explored, matrices, tile, (row_order, column_order), shown, order=order, limit=limit)
+
+
+def mean_similarities(explored: ExploredRuns, *, cohort: str = "all", quantity: str = "features") -> dict[str, float]:
+    """Average the matrices over all cells of different identities, without building them.
+
+    Args:
+        explored: The runs.
+        cohort: A name of `explored.cohorts`.
+        quantity: A name of `explored.quantities`.
+
+    Returns:
+        Title of the matrix -> its mean.
+    """
+    matrices = explored.matrices(cohort, quantity)
+    linked = LinkedMatrices(matrices.matrices, own_columns=matrices.own_columns)
+    whole = linked.tile((0, len(matrices.rows)), (0, len(matrices.columns)), (1, 1)).values[:, 0, 0]
+    return {title: float(mean) for title, mean in zip(matrices.titles, whole, strict=True)}
+
+
+def describe_view(explored: ExploredRuns, *, cohort: str = "all", quantity: str = "features") -> str:
+    """Say how similar different identities are on average, and what the second run changes.
+
+    Args:
+        explored: The runs.
+        cohort: A name of `explored.cohorts`.
+        quantity: A name of `explored.quantities`.
+
+    Returns:
+        One or two sentences; the wording follows the numbers.
+    """
+    means = mean_similarities(explored, cohort=cohort, quantity=quantity)
+    names = [run.name for run in explored.runs]
+    listed_means = listed([f"{number(means[name])} ({name})" for name in names])
+    words = f"{cohort_words(cohort)}, {QUANTITIES[quantity]}"
+    text = f"Over all pairs of different identities ({words}) the mean is {listed_means}."
+    if len(names) == 2:
+        text += f" Against {names[0]} it is {compared(means[names[1]] - means[names[0]])} with {names[1]}."
+    return text
 
 
 def draw_tile(
