@@ -16,6 +16,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from interproto_lib.models.backbone import Backbone, downsampled_side
+from interproto_lib.models.prelu import PReLU
 
 STAGE_WIDTHS: tuple[int, ...] = (64, 128, 256, 512)
 """Channels of the four stages."""
@@ -51,19 +52,6 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate a feature map (b, c, h, w); the shape stays."""
         return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
-
-
-class UnscaledBatchNorm1d(nn.BatchNorm1d):
-    """Batch normalisation without learned scale and shift: (x - mean) / sqrt(variance + 1e-5).
-
-    A type of its own, because `for_inference` folds the plain type into the layer before it, scale and shift included.
-
-    Args:
-        features: Length of a vector.
-    """
-
-    def __init__(self, features: int) -> None:
-        super().__init__(features, affine=False)
 
 
 class IRUnit(nn.Module):
@@ -104,7 +92,7 @@ class IRUnit(nn.Module):
             nn.BatchNorm2d(in_channels),
             nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False),
             *([nn.BatchNorm2d(out_channels)] if mid_normalisation else []),
-            nn.PReLU(out_channels),
+            PReLU(out_channels),
             nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False),
             nn.BatchNorm2d(out_channels),
         ]
@@ -154,7 +142,7 @@ class IRBackbone(Backbone):
         stem_width, last_width = STAGE_WIDTHS[0], STAGE_WIDTHS[-1]
         self.feature_shape = (last_width, side, side)
         self.input_layer = nn.Sequential(
-            nn.Conv2d(3, stem_width, 3, 1, 1, bias=False), nn.BatchNorm2d(stem_width), nn.PReLU(stem_width)
+            nn.Conv2d(3, stem_width, 3, 1, 1, bias=False), nn.BatchNorm2d(stem_width), PReLU(stem_width)
         )
         units: list[nn.Module] = []
         in_channels = stem_width
@@ -177,7 +165,7 @@ class IRBackbone(Backbone):
             nn.Dropout(self.dropout),
             nn.Flatten(),
             nn.Linear(last_width * side * side, self.embedding_dim),
-            nn.BatchNorm1d(self.embedding_dim) if scaled_embedding else UnscaledBatchNorm1d(self.embedding_dim),
+            nn.BatchNorm1d(self.embedding_dim, affine=scaled_embedding),
         )
 
     def feature_map(self, images: Tensor) -> Tensor:

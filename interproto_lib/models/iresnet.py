@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from interproto_lib.models.backbone import Backbone, downsampled_side
 from interproto_lib.models.ir import STAGE_WIDTHS, UNITS_PER_STAGE
+from interproto_lib.models.prelu import PReLU
 
 INITIAL_DEVIATION = 0.1
 """Standard deviation of a convolution's initial weights."""
@@ -36,7 +37,7 @@ class IResNetUnit(nn.Sequential):
         self.bn1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
-        self.prelu = nn.PReLU(out_channels)
+        self.prelu = PReLU(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, stride, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample: nn.Module = nn.Identity()
@@ -74,7 +75,7 @@ class IResNet(Backbone):
         self.feature_shape = (last_width, side, side)
         self.conv1 = nn.Conv2d(3, stem_width, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_width)
-        self.prelu = nn.PReLU(stem_width)
+        self.prelu = PReLU(stem_width)
         stages: list[nn.Module] = []
         in_channels = stem_width
         for width, n_units in zip(STAGE_WIDTHS, UNITS_PER_STAGE[depth], strict=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from interproto_lib.models.backbone import Backbone, downsampled_side
+from interproto_lib.models.prelu import PReLU
 
 BOTTLENECKS: tuple[tuple[int, int, int, int], ...] = (
     (2, 64, 5, 2),
@@ -56,9 +57,9 @@ class MobileBottleneck(nn.Module):
         self.is_residual = stride == 1 and in_channels == out_channels
         self.layers = nn.Sequential(
             *_convolution(in_channels, hidden, 1),
-            nn.PReLU(hidden),
+            PReLU(hidden),
             *_convolution(hidden, hidden, 3, stride=stride, padding=1, groups=hidden),
-            nn.PReLU(hidden),
+            PReLU(hidden),
             *_convolution(hidden, out_channels, 1),
         )
 
@@ -85,9 +86,9 @@ class MobileFaceNet(Backbone):
         side = downsampled_side(self.image_size, "MobileFaceNet")
         self.input_layer = nn.Sequential(
             *_convolution(3, STEM_WIDTH, 3, stride=2, padding=1),
-            nn.PReLU(STEM_WIDTH),
+            PReLU(STEM_WIDTH),
             *_convolution(STEM_WIDTH, STEM_WIDTH, 3, padding=1, groups=STEM_WIDTH),
-            nn.PReLU(STEM_WIDTH),
+            PReLU(STEM_WIDTH),
         )
         units: list[nn.Module] = []
         in_channels = STEM_WIDTH
@@ -100,7 +101,7 @@ class MobileFaceNet(Backbone):
         self.feature_shape = (in_channels, side, side)
         self.output_layer = nn.Sequential(
             *_convolution(in_channels, HEAD_WIDTH, 1),
-            nn.PReLU(HEAD_WIDTH),
+            PReLU(HEAD_WIDTH),
             *_convolution(HEAD_WIDTH, HEAD_WIDTH, side, groups=HEAD_WIDTH),
             nn.Flatten(),
             nn.Dropout(self.dropout),
