@@ -11,7 +11,7 @@ from interproto_lib.models import build_backbone
 from interproto_lib.models.inference import for_inference, inference_batch_size
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-SIZES = {"ir50": 32, "ir_se50": 32, "mobilefacenet": 32, "small": 56, "tiny": 56}
+SIZES = {"adaface_ir18": 32, "ir50": 32, "ir_se50": 32, "mobilefacenet": 32, "small": 56, "tiny": 56}
 
 
 def trained(name):
@@ -23,6 +23,8 @@ def trained(name):
         if isinstance(module, NORMS):
             module.running_mean.normal_(0, 0.3, generator=generator)
             module.running_var.uniform_(0.3, 2, generator=generator)
+            if module.weight is None:
+                continue
             with torch.no_grad():
                 module.weight.normal_(1, 0.3, generator=generator)
                 module.bias.normal_(0, 0.3, generator=generator)
@@ -40,7 +42,14 @@ def n_norms(module):
 @pytest.mark.parametrize(
     ("name", "n_left"),
     # What stands before a convolution, or before dropout and the linear layer.
-    [("ir50", 24 + 1), ("ir_se50", 24 + 1), ("mobilefacenet", 0), ("small", 3 + 1), ("tiny", 3 + 1)],
+    [
+        ("adaface_ir18", 8 + 1),
+        ("ir50", 24 + 1),
+        ("ir_se50", 24 + 1),
+        ("mobilefacenet", 0),
+        ("small", 3 + 1),
+        ("tiny", 3 + 1),
+    ],
 )
 def test_embeddings_stay_and_layers_go(name, n_left):
     backbone, x = trained(name), images(SIZES[name])
@@ -87,6 +96,31 @@ def test_what_cannot_be_folded_stays(layers):
     assert n_norms(folded) == 1
     with torch.inference_mode():
         torch.testing.assert_close(folded(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)],
+        lambda: [nn.Flatten(), nn.Linear(192, 4), nn.BatchNorm1d(4, affine=False)],
+        lambda: [nn.Flatten(), nn.Linear(192, 4, bias=False), nn.BatchNorm1d(4, affine=False)],
+    ],
+    ids=["convolution", "linear", "linear without bias"],
+)
+def test_a_batch_normalisation_without_scale_and_shift_is_folded(layers):
+    torch.manual_seed(3)
+    plain = nn.Sequential(*layers())
+    plain[-1].running_mean.uniform_(-1, 1)
+    plain[-1].running_var.uniform_(0.5, 2)
+    folded = for_inference(plain)
+    assert n_norms(folded) == 0
+    assert plain[-1].weight is None
+    x = images(8).float()
+    before = plain[:-1](x)
+    shape = (4, 1, 1) if before.ndim == 4 else (4,)
+    mean, deviation = plain[-1].running_mean.view(shape), (plain[-1].running_var + 1e-5).sqrt().view(shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(x), (before - mean) / deviation, rtol=1e-5, atol=1e-5)
 
 
 def test_images_at_a_time():

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 Module = TypeVar("Module", bound=nn.Module)
+Norm = TypeVar("Norm", nn.BatchNorm1d, nn.BatchNorm2d)
 
 GPU_BATCH = 256
 CPU_BATCH = 16
@@ -50,12 +51,20 @@ def _fold(layers: nn.Sequential) -> None:
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and norm.running_mean is None:
             continue  # it takes the statistics of each batch, which no layer before it can know
         if type(layer) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
-            layers[position] = fuse_conv_bn_eval(layer, norm)
+            layers[position] = fuse_conv_bn_eval(layer, _scaled(norm))
         elif type(layer) is nn.Linear and type(norm) is nn.BatchNorm1d:
-            layers[position] = fuse_linear_bn_eval(layer, norm)
+            layers[position] = fuse_linear_bn_eval(layer, _scaled(norm))
         else:
             continue
         layers[position + 1] = nn.Identity()
+
+
+def _scaled(norm: Norm) -> Norm:
+    """The same batch normalisation with a scale and shift, 1 and 0 where it has none, as the fusion needs them."""
+    if norm.weight is None:
+        norm.weight = nn.Parameter(torch.ones_like(norm.running_mean))
+        norm.bias = nn.Parameter(torch.zeros_like(norm.running_mean))
+    return norm
 
 
 def inference_batch_size(device: str | torch.device, dtype: torch.dtype = torch.float32) -> int:
