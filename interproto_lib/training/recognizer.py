@@ -143,7 +143,8 @@ class Recognizer(nn.Module):
         )
         total, pushed = share * margin, margin.new_zeros(())
         if config.inter_prototype != "none" and ends_step:
-            pushed = inter_prototype_loss(self._rows_pushed_apart(), reduction=config.ip_reduction)
+            rows = self._rows_pushed_apart()
+            pushed = inter_prototype_loss(rows, reduction=config.ip_reduction, n_total=self.n_pushed_apart)
             total = total + config.ip_weight * pushed
         for loss in of_method.values():
             total = total + share * loss
