@@ -158,7 +158,7 @@ def _within(unit: NDArray[np.float32], members: Ints) -> Ints:
 
 
 def _leaves(vectors: NDArray[np.float32], *, best: bool = True) -> Ints:
-    """Leaves of the tree of average linkage over cosine distances; `best` turns its branches so that steps are least."""
+    """Leaves of the tree of average linkage over cosine distances; `best` turns its branches for the least steps."""
     if len(vectors) < 3:
         return np.arange(len(vectors))
     from scipy.cluster.hierarchy import leaves_list, linkage

@@ -25,6 +25,8 @@ const STYLE = `
 .ip-key-adult::before { height: 5px; background: #0072B2; }
 .ip-key-none::before { height: 5px; background: #9A9A9A; }
 .ip-key-marked::before { width: 0; border: 5px solid transparent; border-top: 7px solid #AA3377; border-bottom: 0; }
+.ip-dark .ip-key-adult::before { background: #3494D4; }
+.ip-dark .ip-key-marked::before { border-top-color: #DD77AA; }
 .ip-unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 `;
 const KEYS = "Arrow keys move the cell, with Shift the view; plus, minus and 0 zoom; Enter chooses the cell, Escape lets go.";
@@ -93,9 +95,6 @@ class SimilarityMapView {
 
   buildControls() {
     const button = (text, label, onclick) => element("button", { type: "button", "aria-label": label, title: label, onclick }, text);
-    const { buttons, code } = makeFigureButtons(this.model, this.notice);
-    buttons.hidden = code.hidden = !this.model.get("has_figure");
-    code.hidden = true;
     this.said = element("span", { class: "ip-quiet", role: "status" });
     const bar = element(
       "div",
@@ -108,13 +107,18 @@ class SimilarityMapView {
         button("Whole matrix", "Show the whole matrix", () => this.move(() => this.view.showWhole())),
       ),
       this.said,
-      buttons,
     );
     this.panelBox = element("div", { class: "ip-matrix-panels" });
     this.legend = element("div", { class: "ip-bar ip-quiet", style: "margin: 6px 0 0" });
     this.cellLine = element("dl", { class: "ip-cell-line" });
     this.spoken = element("div", { class: "ip-unseen", "aria-live": "polite" });
-    this.root.append(bar, code, this.panelBox, this.legend, this.cellLine, this.spoken);
+    this.root.append(bar);
+    if (this.model.get("has_figure")) {
+      const { buttons, code } = makeFigureButtons(this.model, this.notice);
+      bar.append(buttons);
+      this.root.append(code);
+    }
+    this.root.append(this.panelBox, this.legend, this.cellLine, this.spoken);
   }
 
   /** Read everything about the matrices: after this the old pictures are those of other matrices. */
@@ -424,6 +428,7 @@ class SimilarityMapView {
   listenToPage() {
     const recolour = () => {
       this.dark = readTheme(this.root).dark;
+      this.root.classList.toggle("ip-dark", this.dark);
       this.redraw();
     };
     recolour();

@@ -152,12 +152,8 @@ class SimilarityMap(LiveView):
         columns = rows if columns is None else columns
         if len(titles) != len(matrices):
             raise ConfigError(f"{len(titles)} titles do not fit {len(matrices)} matrices.")
-        for side, n, name in ((rows, matrices.n_rows, "rows"), (columns, matrices.n_columns, "columns")):
-            given = [some for some in (side.names, side.notes, side.kinds) if some is not None]
-            if any(len(some) != n for some in given):
-                raise ConfigError(
-                    f"{name}s: give one name (note, kind) for each of {n}, got {[len(g) for g in given]}."
-                )
+        rows.check(matrices.n_rows, "rows")
+        columns.check(matrices.n_columns, "columns")
         kept = self.state() if self.titles else {}
         same_shape = (self.n_rows, self.n_columns) == (matrices.n_rows, matrices.n_columns)
         if matrices is not self._matrices:
