@@ -21,11 +21,24 @@ class Net(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
         self.norm = nn.BatchNorm2d(4)
+        self.counter = Counter()
         self.prototypes = nn.Parameter(torch.zeros(len(shard_rows(n_rows, world_size(), rank())), width))
         self.register_buffer("short", torch.zeros(3, dtype=torch.bfloat16))
         self.register_buffer("flags", torch.zeros(2, 2, dtype=torch.bool))
         self.register_buffer("none", torch.zeros(0, 4))
         self.register_buffer("number", torch.zeros((), dtype=torch.float64))
+
+
+class Counter(nn.Module):
+    """A module that keeps what is no parameter and no buffer."""
+
+    count = 0.0
+
+    def get_extra_state(self):
+        return torch.tensor(self.count)
+
+    def set_extra_state(self, state):
+        self.count = float(state)
 
 
 class Toy:
@@ -58,6 +71,7 @@ class Toy:
                 drawn.fill_(step)
             with torch.no_grad():
                 tensor.copy_(drawn[rows.start : rows.stop] if is_split else drawn)
+        self.net.counter.count = step / 4
         return self
 
     def tensors(self):

@@ -158,13 +158,15 @@ def test_resumed_is_uninterrupted(stop, whole, run, dataset, tmp_path, monkeypat
 
 
 def test_a_damaged_or_foreign_checkpoint_is_named(whole, run, dataset, tmp_path):
-    for name in ("config.json", "checkpoint.pt", "metrics.jsonl"):
+    for name in ("config.json", "metrics.jsonl"):
         shutil.copy(whole.path / name, tmp_path / name)
-    content = (tmp_path / "checkpoint.pt").read_bytes()
-    (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match=r"checkpoint.pt cannot be read"):
+    shutil.copytree(whole.path / "checkpoints", tmp_path / "checkpoints")
+    for part in tmp_path.glob("checkpoints/*/part-00000.safetensors"):
+        part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match=r"No checkpoint in .* is whole.*part-00000\.safetensors has \d+ bytes"):
         train_synthesis(SETTINGS, run, dataset, tmp_path, progress="none")
-    shutil.copy(run.path / "checkpoint.pt", tmp_path / "checkpoint.pt")
+    shutil.rmtree(tmp_path / "checkpoints")
+    shutil.copytree(run.path / "checkpoints", tmp_path / "checkpoints")
     with pytest.raises(CheckpointError, match=r"of another training"):
         train_synthesis(SETTINGS, run, dataset, tmp_path, progress="none")
 
@@ -179,7 +181,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_checkpoint(r
     monkeypatch.setattr(SynthesisDraws, "batch", batch)
     with pytest.raises(TrainingDivergedError, match=r"by step 8.*checkpoint.*lower learning_rate"):
         train_synthesis(SETTINGS, run, dataset, tmp_path, progress="none")
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 6
+    assert max(path.name for path in tmp_path.glob("checkpoints/*")) == "step-00000006"
 
 
 # --- what it is drawn from ------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.data.datasets import save_dataset
 from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedError
 from interproto_lib.files import file_lock
-from interproto_lib.losses import heads
 from interproto_lib.training import loop, train
+from interproto_lib.training.recognizer import Recognizer
 
 
 @pytest.fixture(scope="module")
@@ -79,17 +79,15 @@ def test_settings_that_decide_nothing_may_differ(finished, dataset, name):
 
 def stopped_in_the_second_epoch(config, dataset, folder, monkeypatch):
     """A run whose training ended by an exception in step 11, after the checkpoint of step 6 (or a later one)."""
-    calls = []
+    optimise = loop._Trainer._optimise
 
-    def interrupted(*args, **kwargs):
-        calls.append(1)
-        if len(calls) > 10:
+    def interrupted(self, batch):
+        if self.step == 10:
             raise KeyboardInterrupt
-        return whole(*args, **kwargs)
+        optimise(self, batch)
 
-    whole = heads.margin_softmax_loss
     with monkeypatch.context() as patched:
-        patched.setattr(heads, "margin_softmax_loss", interrupted)
+        patched.setattr(loop._Trainer, "_optimise", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, dataset, folder, progress="none")
 
@@ -153,14 +151,13 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_kept(dataset, tm
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(dataset, tmp_path, monkeypatch):
-    whole = heads.margin_softmax_loss
-    calls = []
+    whole = Recognizer.forward
 
-    def breaks_in_the_second_epoch(*args, **kwargs):
-        calls.append(1)
-        return whole(*args, **kwargs) * (float("nan") if len(calls) > 8 else 1.0)
+    def breaks_in_the_second_epoch(self, *batch, step, **options):
+        losses = whole(self, *batch, step=step, **options)
+        return replace(losses, total=losses.total * torch.nan) if step >= 8 else losses
 
-    monkeypatch.setattr(heads, "margin_softmax_loss", breaks_in_the_second_epoch)
+    monkeypatch.setattr(Recognizer, "forward", breaks_in_the_second_epoch)
     with pytest.raises(TrainingDivergedError, match=r"non-finite by step 12.*last good checkpoint is kept"):
         train(tiny(log_every_steps=100), dataset, tmp_path / "run", progress="none")
     monkeypatch.undo()

@@ -27,8 +27,8 @@ JUDGE_FILE = "judge.safetensors"
 class SynthesisFolder:
     """One training of face age synthesis on disk. Attributes are read when they are asked for.
 
-    Files: `config.json` (settings, run, dataset), `environment.json`, `metrics.jsonl`, `tensorboard/`, `checkpoint.pt`
-    (to resume) and, once finished, `generator.safetensors`, `judge.safetensors`, `summary.json`.
+    Files: `config.json` (settings, run, dataset), `environment.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`
+    (the two newest, to resume) and, once finished, `generator.safetensors`, `judge.safetensors`, `summary.json`.
 
     Attributes:
         path: The folder.

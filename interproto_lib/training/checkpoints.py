@@ -177,11 +177,11 @@ class CheckpointStore:
 
         from interproto_lib.training.checkpoint_storage import ShardReader
 
-        tensors = self._network_tensors()
+        networks = self._network_tensors()
         try:
             states = self._empty_optimizer_tensors(record)
             window = _empty(record.tensors[_WINDOW])
-            tensors = {**tensors, **states, _WINDOW: window}
+            tensors = {**networks, **states, _WINDOW: window}
             _require_same_names(record, tensors)
             placed = {name: self._placed(name, tensor) for name, tensor in tensors.items()}
             for name, tensor in placed.items():
@@ -204,14 +204,19 @@ class CheckpointStore:
                 )
         except CheckpointException as failure:
             raise _cause(failure) from failure
+        # Parameters and buffers were read in place; what a module keeps otherwise is handed to it.
+        self._networks.load_state_dict({name.partition("/")[2]: tensor for name, tensor in networks.items()})
         self._put_optimizer_tensors(states)
         self._saved_step = step
         return TrainingState(step=step, window=window, window_steps=window_steps, seconds=seconds)
 
     def _network_tensors(self) -> dict[str, Tensor]:
-        return {
-            f"network/{name}": tensor.detach() for name, tensor in self._networks.state_dict(keep_vars=True).items()
-        }
+        tensors = {}
+        for name, value in self._networks.state_dict().items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(f"The networks keep {name}, a {type(value).__name__}, expected a tensor.")
+            tensors[f"network/{name}"] = value.detach()
+        return tensors
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         tensors = {}
