@@ -47,7 +47,8 @@ def describe_cell(explored: ExploredRuns, reason: CellReason) -> list[str]:
         prototypes = "" if pairs.prototypes is None else f" The cosine of the prototypes is {number(pairs.prototypes)}."
         if n == 0:
             without = row if len(pairs.row_images) == 0 else column
-            what = "no second image to compare" if row == column and len(pairs.row_images) else "no image"
+            alone = len(pairs.row_images) > 0 and len(pairs.column_images) > 0  # one image is not compared with itself
+            what = "no second image to compare" if alone else "no image"
             texts.append(f"{run.name}: {without} has {what} in this cohort.{prototypes}")
             continue
         what = f"{n:,} image pair{'s' if n > 1 else ''}"
