@@ -2,7 +2,6 @@
 
 import datetime
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed
@@ -178,41 +177,38 @@ def under_autocast():
     return found
 
 
-def everything(number, n_processes, folder):
-    """Body of each process: all cases, one after the other; the results go into a file."""
+def everything(number, sizes, folder):
+    """Body of each process: all cases, one after the other, in one group after the other; the results go into files."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/meeting",
-        rank=number,
-        world_size=n_processes,
-        timeout=datetime.timedelta(seconds=120),
-    )
-    found = {
-        "heads": {name: train(case, config_of(case)) for name, case in CASES.items()},
-        "inter_prototype": {name: push_apart(case) for name, case in IP_CASES.items()},
-        "ranks": communicate(),
-        "refusals": refusals(),
-        "autocast": under_autocast(),
-    }
-    torch.distributed.destroy_process_group()
-    torch.save(found, Path(folder) / f"{number}.pt")
+    for n_processes in (size for size in sizes if number < size):
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/meeting-{n_processes}",
+            rank=number,
+            world_size=n_processes,
+            timeout=datetime.timedelta(seconds=120),
+        )
+        found = {
+            "heads": {name: train(case, config_of(case)) for name, case in CASES.items()},
+            "inter_prototype": {name: push_apart(case) for name, case in IP_CASES.items()},
+            "ranks": communicate(),
+            "refusals": refusals(),
+            "autocast": under_autocast(),
+        }
+        torch.distributed.destroy_process_group()
+        torch.save(found, folder / f"{n_processes}-{number}.pt")
 
 
 def in_processes(sizes, folder, *, seconds=300):
-    """Run `everything` in groups of new processes, side by side; one that fails or hangs ends them all."""
-    contexts = {}
-    for n_processes in sizes:
-        (folder / str(n_processes)).mkdir()
-        arguments = (n_processes, str(folder / str(n_processes)))
-        contexts[n_processes] = torch.multiprocessing.spawn(everything, arguments, nprocs=n_processes, join=False)
+    """Run `everything` in new processes, in groups of each size; one that fails or hangs ends them all."""
+    context = torch.multiprocessing.spawn(everything, (sizes, folder), nprocs=max(sizes), join=False)
     deadline = time.monotonic() + seconds
     try:
-        while not all(context.join(timeout=0.2) for context in contexts.values()):
+        while not context.join(timeout=1):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"Processes did not end within {seconds} s.")
+                raise TimeoutError(f"{max(sizes)} processes did not end within {seconds} s.")
     finally:
-        for process in (process for context in contexts.values() for process in context.processes):
+        for process in context.processes:
             if process.is_alive():
                 process.kill()
-    return {n: [torch.load(folder / str(n) / f"{number}.pt", weights_only=False) for number in range(n)] for n in sizes}
+    return {n: [torch.load(folder / f"{n}-{number}.pt", weights_only=False) for number in range(n)] for n in sizes}

@@ -15,7 +15,7 @@ from interproto_lib.losses import HEADS, RowSGD, build_head, inter_prototype_los
 from interproto_lib.losses.partial_fc import drawn_rows
 from interproto_lib.losses.ranks import average_over_ranks, gather_rows, rank, shard_rows, world_size
 
-SIZES = (2, 3)
+SIZES = (3, 2)
 OVER_PROCESSES = pytest.mark.parametrize("n_processes", SIZES)
 
 

@@ -86,10 +86,13 @@ class RowSGD(Optimizer):
 
 
 def _step(values: Tensor, gradient: Tensor, velocity: Tensor | None, group: dict[str, Any]) -> None:
-    change = gradient.add(values, alpha=group["weight_decay"]) if group["weight_decay"] else gradient
-    if velocity is not None:
-        change = velocity.mul_(group["momentum"]).add_(change)
-    values.sub_(change * group["lr"])
+    """One step in place, without another tensor of that size."""
+    rate, decay = group["lr"], group["weight_decay"]
+    if velocity is None:
+        values.mul_(1 - rate * decay).add_(gradient, alpha=-rate)
+    else:
+        velocity.mul_(group["momentum"]).add_(gradient).add_(values, alpha=decay)
+        values.sub_(velocity, alpha=rate)
 
 
 def _step_rows(values: Tensor, gradient: Tensor, velocity: Tensor | None, group: dict[str, Any]) -> None:
