@@ -68,7 +68,7 @@ def train_in_processes(
     threads = config.threads or max(1, (os.cpu_count() or 1) // processes)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, LAUNCHER_VARIABLE: str(os.getpid())}
     # In a session of their own: a notebook's interrupt would reach them all, and end them before they are asked to.
-    job = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=environment,
         stdout=subprocess.PIPE,
@@ -76,19 +76,19 @@ def train_in_processes(
         text=True,
         errors="replace",
         start_new_session=True,
-    )
-    assert job.stdout is not None
-    assert job.stderr is not None
-    complaints: deque[str] = deque(maxlen=_LINES_KEPT)
-    listener = threading.Thread(target=complaints.extend, args=(job.stderr,), daemon=True)
-    listener.start()
-    try:
-        _show(job.stdout, over_one_another=style == "bar")
-        status = job.wait()
-    except BaseException:
-        _stop(job)
-        raise
-    listener.join()
+    ) as job:
+        assert job.stdout is not None
+        assert job.stderr is not None
+        complaints: deque[str] = deque(maxlen=_LINES_KEPT)
+        listener = threading.Thread(target=complaints.extend, args=(job.stderr,), daemon=True)
+        listener.start()
+        try:
+            _show(job.stdout, over_one_another=style == "bar")
+            status = job.wait()
+        except BaseException:
+            _stop(job)
+            raise
+        listener.join()
     if status == 0:
         return open_run(folder)
     raise _error(complaints, status)
