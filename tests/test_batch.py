@@ -421,8 +421,8 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     assert lines[-1] == f"Report: {report}"
     assert report.read_text(encoding="utf-8") == "the report"
 
-    # A second call does nothing; after a change in one section its notebook alone would run. The Snakefile is always
-    # the project's own, not the one that Snakemake remembers of an earlier call.
+    # A second call does nothing; after a change in one section its notebook would run, and the report that binds it.
+    # The Snakefile is always the project's own, not the one that Snakemake remembers of an earlier call.
     done = graph.log()
     remembered = [path for path in graph.experiment.glob(".snakemake/source-cache/**/*") if path.is_file()]
     assert remembered
@@ -433,16 +433,16 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     graph.set_preset(projection={"baseline": "interproto"})
     code, out, err = graph.call("--dry-run")
     assert code == 0
-    outputs = re.findall(r"output: .*/(\w+)\.ipynb$", out, flags=re.M)
-    assert outputs == ["04_prototype_projection"]
+    outputs = re.findall(r"output: .*/(\w+)\.ipynb(?:,|$)", out, flags=re.M)
+    assert outputs == ["04_prototype_projection", "09_report"]
     assert graph.log() == done
 
-    # Sweeps train what is not there yet; only the notebook of ablations reads it.
+    # Sweeps train what is not there yet; only the notebook of ablations reads it, and the report binds that anew.
     sweeps = {"scope": {"interproto": None, "all": {"inter_prototype": "all"}}}
     graph.set_preset(ablations={"sweeps": sweeps})
     code, out, err = graph.call()
     assert code == 0, out + err
-    assert graph.log()[len(done) :] == ["02_train all-s0 from 0", "07_ablations"]
+    assert graph.log()[len(done) :] == ["02_train all-s0 from 0", "07_ablations", "09_report"]
     assert set(REPO.iterdir()) - at_top == set()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from interproto_lib import __version__
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.files import atomic_write
 from interproto_lib.presets import (
@@ -137,6 +139,27 @@ def describe_missing(missing: Sequence[str], experiment: str) -> str:
     )
 
 
+def describe_opening(bound: BoundNotebooks, experiment: str) -> str:
+    """Say what a report is, for under its title.
+
+    Args:
+        bound: As `bind_notebooks` gives them.
+        experiment: Name of the experiment.
+
+    Returns:
+        Markdown: when and by what it was bound, how to read it, what is missing.
+    """
+    executed = [chapter.executed for chapter in bound.chapters if chapter.executed]
+    when = f", executed {min(executed):%Y-%m-%d} to {max(executed):%Y-%m-%d}" if executed else ""
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        f"{len(bound.chapters)} notebooks of experiment `{experiment}`{when}, bound on {now:%Y-%m-%d %H:%M} UTC by "
+        f"interproto-lib {__version__}. This file holds everything and loads nothing. Chapters are numbered as the "
+        "notebooks that they were; sentences with numbers were computed from this experiment's results. "
+        f"{describe_missing(bound.missing, experiment)}"
+    )
+
+
 def environment_appendix(folder: str | Path, trainings: Sequence[str]) -> Appendix:
     """Tell on what machines and with what software an experiment was computed.
 
@@ -179,7 +202,7 @@ def environment_appendix(folder: str | Path, trainings: Sequence[str]) -> Append
 def write_report(
     folder: str | Path,
     bound: BoundNotebooks,
-    views: Mapping[tuple[str, str], EmbeddedView],
+    views: Mapping[tuple[str, str], EmbeddedView | None],
     appendices: Sequence[Appendix],
     *,
     opening: str,
@@ -189,7 +212,7 @@ def write_report(
     Args:
         folder: The experiment's folder; the file is `report.html` in it.
         bound: As `bind_notebooks` gives them.
-        views: Notebook and cell -> the live view that stands with it.
+        views: Notebook and cell -> the live view that stands with it; None for one that cannot be made.
         appendices: Stand at the end.
         opening: Markdown under the title.
 
@@ -201,7 +224,8 @@ def write_report(
         WriteError: The file cannot be written.
     """
     experiment = Path(folder).name
-    page = report_page(bound.chapters, views, appendices, title=f"Report of experiment {experiment}", opening=opening)
+    there = {place: view for place, view in views.items() if view is not None}
+    page = report_page(bound.chapters, there, appendices, title=f"Report of experiment {experiment}", opening=opening)
     loads = remote_loads(page.html)
     if loads:
         raise ConfigError(f"the report would load {', '.join(loads[:5])}; it must hold everything itself.")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interproto_lib.errors import ConfigError
+from interproto_lib.analysis.projection import SMALLEST_PROJECTION
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.explorer.explored import open_explored
 from interproto_lib.views.explorer.live_view import read_script
@@ -16,10 +16,13 @@ from interproto_lib.views.explorer.projection_explorer import ProjectionExplorer
 from interproto_lib.views.explorer.projections import stored_projection
 from interproto_lib.views.projection import PROJECTION_NAMES
 from interproto_lib.views.report.embedded import EmbeddedView, widget_state
+from interproto_lib.views.style import LabelledFigure, sentence_figure
 from interproto_lib.views.wording import listed
 
 PLANES = "planes"
 """Anchor of the planes in a report."""
+
+_NOTHING = f"No run has prototypes of {SMALLEST_PROJECTION} identities or more, so there is nothing to project."
 
 
 def plane_explorer(
@@ -28,7 +31,7 @@ def plane_explorer(
     projections: Sequence[str] = ("tsne", "umap"),
     seed: int = 0,
     n_threads: int | None = None,
-) -> ProjectionExplorer:
+) -> ProjectionExplorer | None:
     """Place the prototypes of runs in the plane, each run in a panel of its own.
 
     Args:
@@ -39,16 +42,17 @@ def plane_explorer(
         n_threads: Threads; None takes those torch and OpenMP are set to.
 
     Returns:
-        The explorer, made for a page without a kernel.
+        The explorer, made for a page without a kernel; None where no run has prototypes or there are too few.
 
     Raises:
-        ConfigError: No run has prototypes, or they cannot be projected in this way.
+        ConfigError: The prototypes cannot be projected in this way.
         RunError: A run has no embeddings.
     """
     opened = {name: open_explored(run) for name, run in runs.items()}
     opened = {name: explored for name, explored in opened.items() if explored.runs[0].prototypes is not None}
+    opened = {name: explored for name, explored in opened.items() if len(explored.names) >= SMALLEST_PROJECTION}
     if not opened:
-        raise ConfigError(f"None of the runs has prototypes: {', '.join(runs)}.")
+        return None
     identities = next(iter(opened.values())).identities
     points: dict[str, dict[str, NDArray[np.float32]]] = {PROJECTION_NAMES.get(p, p): {} for p in projections}
     prototypes = {}
@@ -72,15 +76,29 @@ def plane_explorer(
     return ProjectionExplorer(points, identities, prototypes=prototypes, made_by=made_by, live=False)
 
 
-def planes_view(explorer: ProjectionExplorer) -> EmbeddedView:
+def planes_figure(explorer: ProjectionExplorer | None) -> LabelledFigure:
+    """Draw the projection that the view shows first.
+
+    Args:
+        explorer: As `plane_explorer` gives it.
+
+    Returns:
+        The figure; a sentence where there is nothing to draw.
+    """
+    return sentence_figure(_NOTHING) if explorer is None else explorer.figure()
+
+
+def planes_view(explorer: ProjectionExplorer | None) -> EmbeddedView | None:
     """Make the view of a page from an explorer.
 
     Args:
         explorer: As `plane_explorer` gives it.
 
     Returns:
-        The view; the text says what is in it.
+        The view, whose text says what is in it; None where there is nothing to show.
     """
+    if explorer is None:
+        return None
     return EmbeddedView(
         anchor=PLANES,
         title="The prototypes in the plane, to look around in",
@@ -90,7 +108,7 @@ def planes_view(explorer: ProjectionExplorer) -> EmbeddedView:
     )
 
 
-def describe_planes(explorer: ProjectionExplorer) -> str:
+def describe_planes(explorer: ProjectionExplorer | None) -> str:
     """Say what the planes show.
 
     Args:
@@ -99,6 +117,8 @@ def describe_planes(explorer: ProjectionExplorer) -> str:
     Returns:
         A few sentences; how far a plane can be trusted is said under the static figure.
     """
+    if explorer is None:
+        return _NOTHING
     n, n_child = len(explorer.identities), int(explorer.is_child.sum())
     runs = {run: of_run for by_run in explorer.points.values() for run, of_run in by_run.items()}
     unplaced = {run: int((~np.isfinite(of_run).all(axis=1)).sum()) for run, of_run in runs.items()}
