@@ -75,6 +75,7 @@ function showView(anchor, widget) {
     if (kernel.controls) place.append(kernel.controls(model));
     widget.initialize?.({ model });
     widget.render({ model, el: place });
+    place.model = model; // for tests and measurements
     place.dataset.shown = "yes";
   } catch (error) {
     place.textContent = `This view could not be shown: ${error.message}`;
