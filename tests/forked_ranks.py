@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -37,7 +36,6 @@ for line in sys.stdin:
                 sys.stderr.flush()
                 os._exit(code)
         children.append(child)
-    print(json.dumps(children), flush=True)
     print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]), flush=True)
 """
 
@@ -62,7 +60,7 @@ class ForkedRanks:
             )
 
     def start(self, n, call, **arguments):
-        """Start `module:function` in `n` processes and give their ids."""
+        """Start `module:function` in `n` processes, of which `exit_codes` tells the end."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -71,7 +69,6 @@ class ForkedRanks:
         order = {"n": n, "call": call, "arguments": arguments, "environment": environment}
         self.server.stdin.write(json.dumps(order) + "\n")
         self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
 
     def exit_codes(self):
         """Wait for the processes started last."""
@@ -85,12 +82,3 @@ class ForkedRanks:
 
     def close(self):
         self.server.communicate()
-
-
-def kill(process):
-    """End a process as nothing can refuse; False where it had ended."""
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    return True

@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 from toy import toy_dataset
@@ -14,11 +16,24 @@ from interproto_lib.training.processes import joined_processes
 
 
 def train_toy(settings, folder, die=None):
-    """Train; `die` is a list of a rank, a moment (see `die_at`) and how often it comes before."""
+    """Train; `die` is a list of a rank, a moment and its number (see `die_at`), or of a rank, `seconds` and a number."""
     with joined_processes("cpu"):
         if die is not None and die[0] == rank():
-            die_at(*die[1:])
+            if die[1] == "seconds":
+                threading.Thread(target=die_in, args=die[2:], daemon=True).start()
+            else:
+                die_at(*die[1:])
         train(TrainConfig.from_dict(settings), toy_dataset(image_size=28), folder, progress="none")
+
+
+def start_up():
+    """Do nothing, once everything is imported."""
+
+
+def die_in(seconds):
+    """End this process like a power cut, after a time."""
+    time.sleep(seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def die_at(moment, countdown):

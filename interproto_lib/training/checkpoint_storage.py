@@ -15,6 +15,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -309,10 +310,11 @@ def _write_shard(path: Path, items: list[WriteItem], planner: SavePlanner) -> St
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     n_bytes = 0
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as beside:
         for block in _blocks(text, items, planner):
+            hashed = beside.submit(digest.update, block)
             file.write(block)
-            digest.update(block)
+            hashed.result()
             n_bytes += len(block)
     return StoredFile(n_bytes, digest.hexdigest())
 
