@@ -16,7 +16,7 @@ from interproto_lib.training.processes import joined_processes
 
 
 def train_toy(settings, folder, die=None):
-    """Train; `die` is a list of a rank, a moment and its number (see `die_at`), or of a rank, `seconds` and a number."""
+    """Train; `die` lists a rank, a moment and its number (see `die_at`), or a rank, `seconds` and how many."""
     with joined_processes("cpu"):
         if die is not None and die[0] == rank():
             if die[1] == "seconds":
