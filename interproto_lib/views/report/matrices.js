@@ -202,7 +202,7 @@ class PageMatrices {
     pick("Run", runs, "first");
     pick("against", runs, "second");
     pick("Pairs", Object.entries(this.known.cohorts), "cohort");
-    pick("of", Object.entries(this.known.quantities), "quantity");
+    pick("Values of", Object.entries(this.known.quantities), "quantity");
     pick("Order", Object.entries(this.known.orders), "order");
     pick("Large squares show", [["mean", "mean"], ["max", "highest"]], "pooling");
     const field = Object.assign(document.createElement("input"), { type: "text", size: 10, placeholder: "identity" });
