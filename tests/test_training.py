@@ -254,11 +254,12 @@ def test_lines_of_progress_name_the_run(dataset, tmp_path, capsys):
     train(tiny(), dataset, tmp_path / "arcface-s7", progress="lines")
     lines = capsys.readouterr().out.splitlines()
     assert lines
-    *running, last = lines
+    first, *running, last = lines
     number = r"[\d.,]+"
     line = (
         rf"arcface-s7: epoch {number}/3, loss {number}, accuracy \d+%, {number} images/s, data wait {number}%, .* left"
     )
+    assert re.fullmatch(r"arcface-s7: expected memory: at most [\d.]+ GiB \(already held .*\)", first)
     assert running
     assert all(re.fullmatch(line, text) for text in running)
     assert "epoch 3.0/3" in running[-1]
@@ -266,12 +267,13 @@ def test_lines_of_progress_name_the_run(dataset, tmp_path, capsys):
     summary = RunFolder(tmp_path / "arcface-s7").summary
     assert f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB" in last
     assert 2e8 < summary["peak_memory_bytes"] < 1e11
+    assert f"{summary['expected_memory_bytes'] / 2**30:.2f} GiB" in first
     assert 0 <= summary["data_wait"] < 1
 
 
 def test_the_line_of_progress_has_the_parts_of_the_loss(dataset, tmp_path, capsys):
     train(tiny(inter_prototype="all", age_method="oe_cnn", epochs=1), dataset, tmp_path / "run", progress="lines")
-    line = capsys.readouterr().out.splitlines()[0]
+    line = capsys.readouterr().out.splitlines()[1]
     assert re.search(r"loss [\d.]+ \(margin [\d.]+, inter-prototype [\d.]+, age [\d.]+\), accuracy", line)
 
 

@@ -18,11 +18,13 @@ from toy import assert_same_run, tiny, toy_dataset
 
 from interproto_lib.analysis.embedding import load_backbone
 from interproto_lib.data.datasets import save_dataset
+from interproto_lib.errors import ConfigError
 from interproto_lib.losses import MARGIN_DEFAULTS
 from interproto_lib.models import build_backbone
 from interproto_lib.runs import RunFolder
 from interproto_lib.training import train, train_in_processes
 from interproto_lib.training.batches import EpochBatches
+from interproto_lib.training.processes import TIMEOUT_VARIABLE, step_timeout_seconds
 from interproto_lib.training.prototype_file import write_prototypes
 
 REPO = Path(__file__).resolve().parents[1]
@@ -217,6 +219,21 @@ def test_a_process_that_is_killed_ends_the_others_who_say_so(ranks, tmp_path, di
         assert f"Process {rank} of 3: another process of this training has ended or does not answer" in message
         assert "The same command goes on from the last checkpoint." in message
     assert_same_training(divided["dense"][1], run_toys(ranks, 2, {folder: config})[0])
+
+
+def test_a_process_that_hangs_is_not_waited_for_without_end(ranks, tmp_path):
+    folder = tmp_path / "run"
+    run_toys(ranks, 2, {folder: settings()}, disturb="hang", at_step=3, by_rank=1, timeout="4")
+    first, second = heard(folder, 2)
+    assert "has ended or does not answer" in first["message"]
+    assert 4 < first["after"] < second["after"]
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
+def test_a_timeout_that_is_no_number_is_named(monkeypatch, text):
+    monkeypatch.setenv(TIMEOUT_VARIABLE, text)
+    with pytest.raises(ConfigError, match=f"{TIMEOUT_VARIABLE}='{text}': must be a number of seconds above 0"):
+        step_timeout_seconds()
 
 
 def test_a_number_of_processes_that_does_not_divide_the_parts_is_refused(ranks, tmp_path):

@@ -94,6 +94,11 @@ class EpochBatches:
         """Batches in an epoch."""
         return len(self._rows) // self._batch_size
 
+    @property
+    def n_resident(self) -> int:
+        """Images kept on the device: all, or none."""
+        return 0 if self._resident is None else len(self._resident)
+
     def epoch(self, epoch: int, *, first_step: int = 0) -> Generator[Batch, None, None]:
         """Go through the batches of an epoch.
 

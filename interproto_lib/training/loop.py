@@ -23,7 +23,8 @@ from interproto_lib.progress import ProgressStyle
 from interproto_lib.runs import RunFolder, environment, write_table
 from interproto_lib.training.batches import Batch, EpochBatches
 from interproto_lib.training.checkpoints import CHECKPOINT_FOLDER, CheckpointStore, TrainingState
-from interproto_lib.training.metrics import MetricsLog, peak_memory_bytes
+from interproto_lib.training.memory import held_by_process, predict_memory
+from interproto_lib.training.metrics import MetricsLog, available_memory_bytes, peak_memory_bytes
 from interproto_lib.training.parts import PartedBatch
 from interproto_lib.training.processes import (
     StopRequest,
@@ -134,6 +135,8 @@ class _Trainer:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self.config = config
+        self.held_before = held_by_process(device)
+        self.image_size = dataset.image_size
         self.n_identities = len(classes)
         self.folder = folder
         self.device = device
@@ -187,6 +190,7 @@ class _Trainer:
         is_first = rank() == 0
         with ending_together():
             metrics = MetricsLog(self.folder, self.config, resume_step=self.step) if is_first else None
+            expected = self._expect_memory() if is_first else ""
         progress = make_progress(
             progress_style if is_first else "none",
             name=self.folder.name,
@@ -194,6 +198,7 @@ class _Trainer:
             first_step=self.step,
             n_epochs=self.config.epochs,
         )
+        progress.say(expected)
         self.parted = PartedBatch(self.recognizer, self.config, autocast_dtype=self.autocast_dtype)
         last_words = ""
         try:
@@ -208,6 +213,21 @@ class _Trainer:
             last_words = self._finish()
         finally:
             progress.close(last_words)
+
+    def _expect_memory(self) -> str:
+        """Predict the memory of the largest process, and say it in one line."""
+        expected = predict_memory(
+            self.config,
+            image_size=self.image_size,
+            n_identities=self.n_identities,
+            n_images=self.batches.n_resident,
+            world_size=world_size(),
+            autocast_dtype=self.autocast_dtype,
+            held=self.held_before,
+        )
+        self.expected_memory_bytes = expected.total
+        available = available_memory_bytes(self.device)
+        return expected.describe(available=None if available is None else available // processes_here())
 
     def _train_epoch(
         self, epoch: int, first_step: int, metrics: MetricsLog | None, progress: Progress, stop: StopRequest
@@ -347,6 +367,7 @@ class _Trainer:
                 "data_wait": round(float(metrics["data_wait"].mean()), 4) if "data_wait" in metrics else None,
                 "processes": world_size(),
                 "peak_memory_bytes": peak_bytes,
+                "expected_memory_bytes": self.expected_memory_bytes,
                 "n_identities": self.n_identities,
                 "n_pushed_apart": self.recognizer.n_pushed_apart,
                 **{name: float(metrics[name].iloc[-1]) for name in self.columns},

@@ -15,6 +15,7 @@ import torch
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.files import atomic_write, write_json
+from interproto_lib.training.memory import held_by_process
 
 
 class MetricsLog:
@@ -79,6 +80,23 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return held if sys.platform == "darwin" else held * 1024
+
+
+def available_memory_bytes(device: torch.device) -> int | None:
+    """Give how much memory a training may take: all of a GPU's, else what is left and what this process has already.
+
+    Args:
+        device: Where it trains.
+
+    Returns:
+        Bytes; None on a CPU whose system does not say it in /proc.
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    meminfo = Path("/proc/meminfo")
+    lines = meminfo.read_text(encoding="utf-8").splitlines() if meminfo.is_file() else []
+    left = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return None if left is None else left + held_by_process(device)
 
 
 def _keep_rows_up_to(path: Path, step: int) -> None:

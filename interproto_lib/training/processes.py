@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from interproto_lib.config import TrainConfig
 from interproto_lib.devices import resolve_device
-from interproto_lib.errors import ConfigError, InterprotoError, RunError
+from interproto_lib.errors import ConfigError, InterprotoError, RunError, TrainingStoppedError
 from interproto_lib.losses.ranks import rank, world_size
 
 STEP_TIMEOUT_SECONDS = 50.0
@@ -70,8 +70,12 @@ def joined_processes(device: str) -> Iterator[None]:
             f"Process {os.environ['RANK']} cannot reach the others ({_first_line(error)}). Start all of them with "
             "torchrun; on several machines give each the same --rdzv-endpoint and another --node-rank."
         ) from error
-    yield
-    # Not after an error: the others may have gone, and leaving NCCL waits for them.
+    try:
+        yield
+    except TrainingStoppedError:  # on all of them
+        dist.destroy_process_group()
+        raise
+    # Not after another error: the others may have gone, and leaving NCCL waits for them.
     dist.destroy_process_group()
 
 

@@ -13,6 +13,9 @@ from interproto_lib.progress import SECONDS_BETWEEN_LINES, ProgressStyle, resolv
 class Progress(Protocol):
     """How the training loop reports."""
 
+    def say(self, text: str) -> None:
+        """Say something on a line of its own."""
+
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         """Say that `step` steps are made; `row` holds the latest metrics when there are new ones."""
 
@@ -54,6 +57,9 @@ class _Bar:
         if row is not None:
             self._bar.set_postfix_str(_summary(row), refresh=False)
 
+    def say(self, text: str) -> None:
+        self._bar.write(f"{self._name}: {text}")
+
     def close(self, last_words: str = "") -> None:
         self._bar.close()
         _say(self._name, last_words)
@@ -77,11 +83,17 @@ class _Lines:
         epochs = step * self._n_epochs / self._total_steps
         _say(self._name, f"epoch {epochs:.1f}/{self._n_epochs}, {_summary(row)}, {clock(left)} left")
 
+    def say(self, text: str) -> None:
+        _say(self._name, text)
+
     def close(self, last_words: str = "") -> None:
         _say(self._name, last_words)
 
 
 class _Silence:
+    def say(self, text: str) -> None:
+        pass
+
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         pass
 
