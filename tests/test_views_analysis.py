@@ -96,6 +96,20 @@ def test_maps_name_method_cohort_and_mean_of_eq_2():
     assert (axes[0].get_ylabel(), axes[0].get_xlabel()) == ("Identity i, child images", "Identity j, adult images")
 
 
+def test_rows_of_many_maps_are_broken_and_keep_their_order():
+    """Four methods, two cohorts, at most three maps side by side: two methods of both cohorts, then the other two."""
+    names = ["a", "b", "c", "d"]
+    panels = [matrix(mean=0.1 * i, cohort=cohort) for cohort in ("child-child", "child-adult") for i in range(4)]
+    axes = drawn(similarity_figure(panels, names * 2, n_columns=4))
+    told = [ax.get_title().split("\n")[0] + " " + ax.get_title().split("\n")[1].split(",")[0] for ax in axes]
+    assert told == [
+        *("(a) a child–child", "(b) b child–child", "(c) a child–adult", "(d) b child–adult"),
+        *("(e) c child–child", "(f) d child–child", "(g) c child–adult", "(h) d child–adult"),
+    ]
+    for ax, index in zip(axes, (0, 1, 4, 5, 2, 3, 6, 7), strict=True):
+        assert off_diagonal(np.asarray(ax.images[0].get_array())) == pytest.approx(off_diagonal(eq_2(panels[index])))
+
+
 def test_missing_values_are_not_drawn_as_zero():
     panel = matrix()
     eq_2(panel)[2, :] = np.nan

@@ -39,10 +39,11 @@ def small_figure(height=3.0):
 
 
 def test_styles_tell_methods_apart_without_colour_and_keep_the_colours_of_ages_free():
-    styles = method_styles(["a", "b", "c", "d", "e", "f", "b"])
-    assert list(styles) == ["a", "b", "c", "d", "e", "f"]
-    assert len({str(style.line) for style in styles.values()}) == 6
-    assert len({style.marker for style in styles.values()}) == 6
+    styles = method_styles([*"abcdefghijkl", "b"])
+    assert list(styles) == list("abcdefghijkl")
+    assert len({str(style.line) for style in styles.values()}) == 12
+    assert len({style.marker for style in styles.values()}) == 12
+    assert len({style.colour for style in styles.values()}) == 12
     assert not {style.colour for style in styles.values()} & {CHILD_COLOUR, ADULT_COLOUR}
     assert method_styles(["a", "b"])["b"] == styles["b"]
 

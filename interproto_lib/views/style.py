@@ -99,13 +99,19 @@ _METHOD_CYCLE = (
     MethodStyle(colour="#D55E00", line=(0, (6, 1.5, 1.2, 1.5)), marker="^"),
     MethodStyle(colour="#56B4E9", line=(0, (3, 1, 1, 1, 1, 1)), marker="v"),
     MethodStyle(colour="#7F7F7F", line=(0, (10, 3)), marker="P"),
+    MethodStyle(colour="#332288", line=(0, (2, 2)), marker="*"),
+    MethodStyle(colour="#999933", line=(0, (7, 1, 2, 1)), marker="<"),
+    MethodStyle(colour="#882255", line=(0, (4, 1, 1, 1)), marker="X"),
+    MethodStyle(colour="#44AA99", line=(0, (1, 2.2)), marker=">"),
+    MethodStyle(colour="#CC79A7", line=(0, (8, 1.5, 1, 1.5, 1, 1.5)), marker="h"),
+    MethodStyle(colour="#8C510A", line=(0, (3, 3)), marker="d"),
 )
 
 
 def method_styles(methods: Iterable[str]) -> dict[str, MethodStyle]:
     """Give each method a colour, a line style and a marker, by its place in the order.
 
-    The first method (by convention the baseline) is a solid near-black line. After six methods the styles repeat.
+    The first method (by convention the baseline) is a solid near-black line. After twelve methods the styles repeat.
 
     Args:
         methods: Names of the methods, baseline first; repeated names count once.
