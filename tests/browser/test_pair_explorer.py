@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import expect
-from test_projection_map import show  # noqa: F401 (a fixture)
+from test_projection_map import LONGEST_IMPORT_S, show  # noqa: F401 (a fixture)
 
 from interproto_lib.views.explorer.pair_counts import PAIR_COHORTS, SortedScores, pair_cohorts
 from interproto_lib.views.explorer.pair_explorer import PairExplorer
@@ -236,7 +236,7 @@ def test_dark_pages_and_large_text(show, screenshots, scheme, zoom):  # noqa: F8
 
 def test_in_jupyterlab_the_kernel_knows_the_threshold_and_sends_pictures(open_notebook):
     page = open_notebook([NOTEBOOK, "explorer.threshold", "len(explorer.errors_table('false_match', 'ArcFace'))"])
-    page.run_all()
+    page.run_all(timeout_s=LONGEST_IMPORT_S)
     box = page.page.get_by_label("Threshold of ArcFace as a number")
     box.wait_for()
     box.fill("0.1")
