@@ -8,7 +8,7 @@ Pictures are kept in `build/screenshots`, or in the folder that `SCREENSHOTS` na
 from __future__ import annotations
 
 import contextlib
-import itertools
+import ctypes
 import json
 import os
 import secrets
@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -44,7 +45,11 @@ BROWSER_OPTIONS = (
     "--disable-dev-shm-usage",
 )
 
-NOTIFICATIONS = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
+# Nothing is asked: neither for news, nor which kernel to start. Cells outside the window stay on the page.
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "notebook-extension/tracker": {"autoStartDefaultKernel": True, "windowingMode": "none"},
+}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -82,9 +87,10 @@ def browser(chromium: str) -> Iterator[Browser]:
 def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabServer]:
     """A JupyterLab that knows nothing of the settings, extensions and workspaces of whoever runs the tests."""
     root, home = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("home")
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(json.dumps(NOTIFICATIONS))
+    for name, values in SETTINGS.items():
+        file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps(values))
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
@@ -111,7 +117,13 @@ def lab(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab
     ]
     with log.open("w") as written:
         server = subprocess.Popen(
-            command, env=environment, cwd=root, stdout=written, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            env=environment,
+            cwd=root,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         try:
             _wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
@@ -126,23 +138,15 @@ def screenshots() -> Path:
     return Path(os.environ.get("SCREENSHOTS") or REPO / "build" / "screenshots")
 
 
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def open_notebook(lab: LabServer, browser: Browser, screenshots: Path) -> Iterator[OpenNotebook]:
-    """A function that opens a notebook and fails the test, at its end, for what went wrong on the page.
-
-    `open_notebook("08_explore", experiment="x", runs_dir="/y")` opens a notebook of the project with these parameters;
-    `open_notebook(["import ..", "widget"])` one that holds these code cells. `zoom=2` zooms the page.
-    """
+@contextlib.contextmanager
+def notebooks_of(lab: LabServer, browser: Browser, screenshots: Path) -> Iterator[OpenNotebook]:
+    """A function that opens notebooks; at the end, what went wrong on their pages fails, and they are closed."""
     opened, contexts = [], []
 
     def open_it(
         source: str | list[str], *, zoom: float = 1.0, width: int = 1400, height: int = 1000, **parameters: Any
     ) -> NotebookPage:
-        folder = lab.root / f"{next(_numbers)}"
-        folder.mkdir()
+        folder = Path(tempfile.mkdtemp(dir=lab.root))
         if isinstance(source, str):
             notebook = parameterised_copy(REPO / "notebooks" / f"{source}.ipynb", folder, parameters)
         else:
@@ -154,8 +158,8 @@ def open_notebook(lab: LabServer, browser: Browser, screenshots: Path) -> Iterat
         contexts.append(context)
         return page
 
-    yield open_it
     try:
+        yield open_it
         for page in opened:
             page.check()
     finally:
@@ -163,6 +167,30 @@ def open_notebook(lab: LabServer, browser: Browser, screenshots: Path) -> Iterat
             with contextlib.suppress(Error):  # the test has ended the kernel or left the page
                 page.kill_kernel()
             context.close()
+
+
+@pytest.fixture
+def open_notebook(lab: LabServer, browser: Browser, screenshots: Path) -> Iterator[OpenNotebook]:
+    """A function that opens a notebook and fails the test, at its end, for what went wrong on the page.
+
+    `open_notebook("08_explore", experiment="x", runs_dir="/y")` opens a notebook of the project with these parameters;
+    `open_notebook(["import ..", "widget"])` one that holds these code cells. `zoom=2` zooms the page.
+    """
+    with notebooks_of(lab, browser, screenshots) as open_it:
+        yield open_it
+
+
+@pytest.fixture(scope="module")
+def open_for_module(lab: LabServer, browser: Browser, screenshots: Path) -> Iterator[OpenNotebook]:
+    """The same for a page that the tests of a module share, one after the other."""
+    with notebooks_of(lab, browser, screenshots) as open_it:
+        yield open_it
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when the tests are killed, so that no server is left behind."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path, *, timeout_s: float = 90) -> None:

@@ -25,7 +25,8 @@ _ERROR_OUTPUTS = (
 # What JupyterLab itself complains of in the console, whatever the notebook holds.
 _LABS_OWN_COMPLAINTS = re.compile(
     r"Failed to load resource.*(404|403)|Could not establish connection|ResizeObserver loop|"
-    r"Lazy load failed|WebSocket.*(closed|failed)|Kernel: .*(disconnect|terminat)|Connection lost",
+    r"Could not restore the debugger state|Lazy load failed|"
+    r"WebSocket.*(closed|failed)|Kernel: .*(disconnect|terminat)|Connection lost",
     re.IGNORECASE,
 )
 
@@ -200,18 +201,24 @@ def open_page(
     place = notebook.relative_to(server.root).as_posix()
     page.goto(f"{server.url}/doc/tree/{place}?token={server.token}&reset")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    # A kernel says idle before it says initialising, so it must have been idle for a while.
+    wait_for_kernel(page)
+    return opened, context
+
+
+def wait_for_kernel(page: Page, *, timeout_s: float = 120) -> None:
+    """Wait until the kernel of the notebook is connected and idle.
+
+    The sign in the toolbar says idle before there is a kernel, too; JupyterLab itself knows.
+    """
     page.wait_for_function(
         """() => {
-            const sign = document.querySelector('.jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator');
-            if (!sign || sign.getAttribute('data-status') !== 'idle') { window.idleSince = null; return false; }
-            window.idleSince = window.idleSince || performance.now();
-            return performance.now() - window.idleSince > 1500;
+            const context = window.jupyterapp?.shell.currentWidget?.sessionContext;
+            const kernel = context?.session?.kernel;
+            return context?.isReady && kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
         }""",
         polling=100,
-        timeout=60_000,
+        timeout=1000 * timeout_s,
     )
-    return opened, context
 
 
 def parameterised_copy(notebook: Path, folder: Path, parameters: dict[str, Any]) -> Path:
