@@ -17,6 +17,8 @@ from interproto_lib.views.wording import listed
 
 _FOLDER = Path(__file__).parent
 
+_LONG_TABLE = 30  # rows; more are scrolled on a screen
+
 _SCRIPTS = ("report.js", "matrices.js")
 
 # Nothing may be loaded: a browser that follows this asks no host for anything, whatever is in the page.
@@ -225,7 +227,8 @@ class _Writer:
         name = f"table-{self.n_tables}"
         label = f" {table.label}:" if table.label else ""
         html, caption = table_html(table.html, name=name, caption_opening=f"Table {self.n_tables}.{label} ")
-        return f'<div class="scroll" tabindex="0" role="group" aria-label="{escape(caption)}">{html}</div>'
+        long = " long" if html.count("<tr") > _LONG_TABLE else ""
+        return f'<div class="scroll{long}" tabindex="0" role="group" aria-label="{escape(caption)}">{html}</div>'
 
     def _markdown(self, text: str, level: int) -> str:
         return markdown_html(text, chapters=self.anchors_of_chapters, below=level)
