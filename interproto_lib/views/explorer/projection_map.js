@@ -5,8 +5,8 @@ import { ScatterPanel, drawingOrder, rowsInPolygon } from "./scatter.js";
 
 const [CHILD, ADULT, UNLABELLED] = [[230, 159, 0], [0, 114, 178], [154, 154, 154]];
 const LIGHT_ADULT = [52, 148, 212]; // the same blue, lighter: on a dark page
-const KIND_COLOURS = [ADULT, CHILD, UNLABELLED]; // in the order of `kinds`: 0 adult, 1 child, 2 unlabelled
-const KIND_WORDS = ["no child images", "child identity", "no age"];
+const KIND_COLOURS = [ADULT, CHILD, UNLABELLED]; // in the order of `kinds`: 0 other, 1 child, 2 without an age
+const KIND_WORDS = ["other identity", "child identity", "no age"];
 const MISSING = 65535; // of a quantised coordinate
 const QUANTISED = 65000;
 // Nine stops of matplotlib's viridis, from dark to light.

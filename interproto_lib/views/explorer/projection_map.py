@@ -32,7 +32,7 @@ class ProjectionMap(LiveView):
         projections: Names of the projections, q of them.
         points: (q, p, n, 2) unsigned 16-bit integers, see `quantise_points`.
         names: The n identities, one a line.
-        kinds: (n,) bytes: 0 without child images, 1 child identity, 2 without any age.
+        kinds: (n,) bytes: 1 child identity, 2 another without any age, 0 every other.
         age_years: (n,) float32 mean ages, NaN where unknown.
         n_images: (n,) float32.
         confusion: (p, n) float32 highest cosine to another identity; empty where unknown.
