@@ -15,6 +15,8 @@ from interproto_lib.views.style import (
     CHILD_COLOUR,
     PAGE_WIDTH_INCHES,
     LabelledFigure,
+    axes_at,
+    broken_rows,
     figure_style,
     new_figure,
 )
@@ -33,6 +35,8 @@ def projection_figure(
 ) -> LabelledFigure:
     """Draw prototypes in the plane, one row a projection, one column a method, children above adults.
 
+    More than three methods go on below, with all projections again.
+
     Source: Fig. 5, which does not say how it was projected. Axes have no ticks: neither position nor distance between
     clusters means anything, only who is whose neighbour. Under each panel stand the share of children among the nearest
     neighbours of a child prototype (in the original space, in the plane, and by chance), the recall of neighbours and
@@ -50,7 +54,7 @@ def projection_figure(
         ConfigError: Keys or lengths do not fit together.
     """
     methods = _checked_methods(points, is_child, quality)
-    n_columns, n_rows = len(methods), len(points)
+    places, n_rows, n_columns = broken_rows(len(points) * len(methods), len(methods))
     side = min(3.3, (PAGE_WIDTH_INCHES - 0.3) / n_columns)
     n_child = int(is_child.sum())
     description = (
@@ -60,13 +64,17 @@ def projection_figure(
     with figure_style():
         figure = new_figure(0.3 + side * n_columns, 0.35 + n_rows * (side + 0.65), description=description)
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
-        for line, (projection, by_method) in zip(grid, points.items(), strict=True):
-            for axes, (method, of_method) in zip(line, by_method.items(), strict=True):
-                _draw_points(axes, of_method, is_child)
-                axes.set_xlabel(_quality_text(quality[projection][method]), fontsize=7.5, linespacing=1.35)
-            line[0].set_ylabel(projection, fontsize=9)
-        for axes, method in zip(grid[0], methods, strict=True):
-            axes.set_title(method)
+        panels = [(projection, method) for projection in points for method in methods]
+        for (projection, method), place in zip(panels, places, strict=True):
+            axes = axes_at(grid, place)
+            _draw_points(axes, points[projection][method], is_child)
+            axes.set_xlabel(_quality_text(quality[projection][method]), fontsize=7.5, linespacing=1.35)
+            if place[1] == 0:
+                axes.set_ylabel(projection, fontsize=9)
+            if place[0] % len(points) == 0:
+                axes.set_title(method)
+        for place in set(np.ndindex(n_rows, n_columns)) - set(places):
+            axes_at(grid, place).set_axis_off()
         _legend(figure, len(is_child) - n_child, n_child)
     return figure
 

@@ -16,15 +16,14 @@ from interproto_lib.errors import ConfigError
 from interproto_lib.views.style import (
     PAGE_WIDTH_INCHES,
     LabelledFigure,
+    axes_at,
+    broken_rows,
     figure_style,
     new_figure,
     similarity_colours,
     symmetric_limit,
 )
 from interproto_lib.views.wording import cohort_words, compared, listed, number
-
-MAX_COLUMNS = 3
-"""Maps side by side; a wider row is broken, and the part of each row comes before the next part of any."""
 
 MAX_PIXELS = 300
 """Cells a side that a map shows one by one; of larger matrices it shows block means."""
@@ -79,7 +78,7 @@ def similarity_figure(
     Args:
         panels: The matrices, row by row.
         titles: What each panel shows, usually the method; cohort and mean are added below it.
-        n_columns: Panels in a row. Of more than `MAX_COLUMNS` the figure shows equal parts one below the other, each
+        n_columns: Panels in a row. Of more than three the figure shows equal parts one below the other, each
             with its part of every row.
         limit: Colours run from -limit to limit. Chosen from all panels if None: 99.5% of what is drawn of Eq. 2 fits;
             values beyond are drawn in the end colours, as the points of the colour bar tell.
@@ -97,7 +96,7 @@ def similarity_figure(
         )
     drawn = [_drawn_values(panel) for panel in panels]
     chosen = symmetric_limit([off_diagonal for _, off_diagonal, _ in drawn]) if limit is None else limit
-    places, n_rows, n_columns = _places(len(panels), min(n_columns, len(panels)))
+    places, n_rows, n_columns = broken_rows(len(panels), min(n_columns, len(panels)))
     side = min(3.2, (PAGE_WIDTH_INCHES - 0.9) / n_columns)
     shown = [f"{title}, {cohort_words(panel.cohort)}" for title, panel in zip(titles, panels, strict=True)]
     description = f"Similarity maps, colours from {number(-chosen, decimals=2)} to {chosen:.2f}: {'; '.join(shown)}."
@@ -106,14 +105,14 @@ def similarity_figure(
         figure = new_figure(0.9 + side * n_columns, height, description=description, layout="compressed")
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for letter, index in enumerate(sorted(range(len(panels)), key=places.__getitem__)):
-            axes, panel = grid[places[index]], panels[index]
+            axes, panel = axes_at(grid, places[index]), panels[index]
             image = _draw_map(axes, panel, drawn[index], limit=chosen, n_child_first=n_child_first)
             lettered = f"({string.ascii_lowercase[letter]}) " if 1 < len(panels) <= 26 else ""
             heading = textwrap.fill(lettered + titles[index], round(15 * side))
             mean = summarise_similarity(panel).mean
             axes.set_title(f"{heading}\n{cohort_words(panel.cohort)}, mean {number(mean)}", linespacing=1.3)
-        for place in set(np.ndindex(grid.shape)) - set(places):
-            grid[place].set_axis_off()
+        for place in set(np.ndindex(n_rows, n_columns)) - set(places):
+            axes_at(grid, place).set_axis_off()
         beyond = any(np.nanmax(np.abs(values), initial=0.0) > chosen for values, _, _ in drawn)
         bar = figure.colorbar(
             image,
@@ -128,18 +127,6 @@ def similarity_figure(
         bar.set_label("Mean cosine similarity")
         bar.outline.set_visible(False)
     return figure
-
-
-def _places(n_panels: int, n_columns: int) -> tuple[list[tuple[int, int]], int, int]:
-    """Give the place of each panel (row, column) and the size of the grid, where wide rows are broken."""
-    n_rows, n_parts = -(-n_panels // n_columns), -(-n_columns // MAX_COLUMNS)
-    width = -(-n_columns // n_parts)
-    places = []
-    for index in range(n_panels):
-        row, column = divmod(index, n_columns)
-        part, column = divmod(column, width)
-        places.append((part * n_rows + row, column))
-    return places, n_rows * n_parts, width
 
 
 def _drawn_values(panel: SimilarityMatrix) -> tuple[np.ndarray, np.ndarray, int]:

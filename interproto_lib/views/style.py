@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
@@ -181,6 +182,40 @@ def new_figure(
     figure.set_layout_engine(layout, w_pad=0.06, h_pad=0.06)
     figure.description = description
     return figure
+
+
+def broken_rows(n_panels: int, n_columns: int, *, at_most: int = 3) -> tuple[list[tuple[int, int]], int, int]:
+    """Place panels row by row, and break rows that are too wide for a page.
+
+    The parts of a broken row are equally wide, but for the last, and each part stands with the same part of all other
+    rows: so panels of one method, say, stay one below the other.
+
+    Args:
+        n_panels: How many panels there are, given row by row.
+        n_columns: Panels in a row.
+        at_most: Panels that fit side by side.
+
+    Returns:
+        Row and column of each panel, and how many rows and columns there are then.
+
+    Example:
+        >>> broken_rows(8, 4)
+        ([(0, 0), (0, 1), (2, 0), (2, 1), (1, 0), (1, 1), (3, 0), (3, 1)], 4, 2)
+    """
+    n_rows, n_parts = -(-n_panels // n_columns), -(-n_columns // at_most)
+    width = -(-n_columns // n_parts)
+    places = []
+    for index in range(n_panels):
+        row, column = divmod(index, n_columns)
+        part, column = divmod(column, width)
+        places.append((part * n_rows + row, column))
+    return places, n_rows * n_parts, width
+
+
+def axes_at(grid: np.ndarray, place: tuple[int, ...]) -> Axes:
+    """Give the axes of a place (row, column) of what `Figure.subplots` made with `squeeze=False`."""
+    axes: Axes = grid[place]
+    return axes
 
 
 def sentence_figure(sentence: str) -> LabelledFigure:
