@@ -27,6 +27,7 @@ from interproto_lib.training.checkpoint_record import (
 from interproto_lib.training.processes import first_process_says, patient_group, raise_together
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.tensor import DTensor
 
 CHECKPOINT_FOLDER = "checkpoints"
@@ -96,6 +97,7 @@ class CheckpointStore:
         self._keep = keep
         self._say = say
         self._saved_step: int | None = None
+        self._mesh: DeviceMesh | None = None
 
     @property
     def newest(self) -> Path | None:
@@ -272,7 +274,18 @@ class CheckpointStore:
         parameter = rest if kind == "network" else rest.partition("/")[2].rpartition("/")[0]
         if parameter not in self._sharded or tensor.dim() == 0 or world_size() == 1:
             return tensor
-        return _as_rows(tensor, self._sharded[parameter])
+        return self._as_rows(tensor, self._sharded[parameter])
+
+    def _as_rows(self, rows: Tensor, n_rows: int) -> DTensor:
+        """Say of the rows of this process that they are a part of a tensor of `n_rows`."""
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.tensor import DTensor, Shard
+
+        if self._mesh is None:
+            self._mesh = init_device_mesh(rows.device.type, (world_size(),))
+        shape = torch.Size((n_rows, *rows.shape[1:]))
+        stride = torch.empty(shape, device="meta").stride()
+        return DTensor.from_local(rows, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
 def in_first_process(call: Callable[[], T]) -> T:
@@ -359,17 +372,6 @@ def _dtype(stored: StoredTensor) -> torch.dtype:
 
 def _empty(stored: StoredTensor) -> Tensor:
     return torch.empty(stored.shape, dtype=_dtype(stored))
-
-
-def _as_rows(rows: Tensor, n_rows: int) -> DTensor:
-    """Say of the rows of this process that they are a part of a tensor of `n_rows`."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import DTensor, Shard
-
-    mesh = init_device_mesh(rows.device.type, (world_size(),))
-    shape = torch.Size((n_rows, *rows.shape[1:]))
-    stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(rows, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
 
 
 @contextmanager
