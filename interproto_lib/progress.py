@@ -14,8 +14,8 @@ from interproto_lib.errors import ConfigError
 ProgressStyle = Literal["auto", "bar", "lines", "none"]
 """`auto` follows the environment variable INTERPROTO_PROGRESS and else draws a bar."""
 
-SECONDS_BETWEEN_LINES = 2.0
-"""Plain lines come no more often than this."""
+_SHORTEST_WAIT, _LONGEST_WAIT, _WAITED_SHARE = 2.0, 60.0, 0.1
+"""Seconds between plain lines at first and at most, and the share of the time so far that they grow to."""
 
 
 def resolve_style(style: ProgressStyle) -> ProgressStyle:
@@ -34,6 +34,22 @@ def resolve_style(style: ProgressStyle) -> ProgressStyle:
     if chosen not in ("bar", "lines", "none"):
         raise ConfigError(f"progress={chosen!r}: must be 'auto', 'bar', 'lines' or 'none' (or INTERPROTO_PROGRESS so)")
     return cast(ProgressStyle, chosen)
+
+
+def seconds_between_lines(elapsed_seconds: float) -> float:
+    """Give how long plain lines wait for one another: longer as the work goes on, so that a log stays readable.
+
+    Args:
+        elapsed_seconds: How long the work has been going on.
+
+    Returns:
+        Seconds: a tenth of the time so far, at least 2, at most 60.
+
+    Example:
+        >>> [seconds_between_lines(elapsed) for elapsed in (1, 100, 36000)]
+        [2.0, 10.0, 60.0]
+    """
+    return min(_LONGEST_WAIT, max(_SHORTEST_WAIT, _WAITED_SHARE * elapsed_seconds))
 
 
 def count_progress(
@@ -109,7 +125,7 @@ class _Lines:
 
     def __call__(self, done: int, of: int) -> None:
         now = time.monotonic()
-        if now - self._said < SECONDS_BETWEEN_LINES and done < of:
+        if now - self._said < seconds_between_lines(now - self._started) and done < of:
             return
         self._said = now
         rate = done / max(1e-9, now - self._started)

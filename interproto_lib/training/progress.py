@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from interproto_lib.progress import SECONDS_BETWEEN_LINES, ProgressStyle, resolve_style
+from interproto_lib.progress import ProgressStyle, resolve_style, seconds_between_lines
 
 
 class Progress(Protocol):
@@ -72,11 +72,12 @@ class _Lines:
         self._first_step = first_step
         self._n_epochs = n_epochs
         self._started = time.monotonic()
-        self._said = self._started - SECONDS_BETWEEN_LINES
+        self._said = self._started - seconds_between_lines(0)
 
     def update(self, step: int, row: Mapping[str, float] | None = None) -> None:
         now = time.monotonic()
-        if row is None or (now - self._said < SECONDS_BETWEEN_LINES and step < self._total_steps):
+        waits = now - self._said < seconds_between_lines(now - self._started)
+        if row is None or (waits and step < self._total_steps):
             return
         self._said = now
         left = (now - self._started) / max(1, step - self._first_step) * (self._total_steps - step)
