@@ -184,10 +184,9 @@ export class MatrixPanel {
     const [top, bottom] = [this.y(row, view), this.y(row + 1, view)];
     context.fillStyle = "rgba(0, 0, 0, 0.45)";
     const [x, y] = [(left + right) / 2, (top + bottom) / 2];
-    context.fillRect(0, y - 0.5, left - 3, 1);
-    context.fillRect(right + 3, y - 0.5, this.plot.width, 1);
-    context.fillRect(x - 0.5, 0, 1, top - 3);
-    context.fillRect(x - 0.5, bottom + 3, 1, this.plot.height);
+    const { width, height } = this.plot;
+    for (const [from, to] of [[0, left - 3], [right + 3, width]]) if (to > from) context.fillRect(from, y - 0.5, to - from, 1);
+    for (const [from, to] of [[0, top - 3], [bottom + 3, height]]) if (to > from) context.fillRect(x - 0.5, from, 1, to - from);
     const [w, h] = [Math.max(4, right - left), Math.max(4, bottom - top)];
     outline(context, () => context.rect(x - w / 2, y - h / 2, w, h));
   }

@@ -140,10 +140,12 @@ def _leaves_of_all(unit: NDArray[np.float32], seed: int) -> Ints:
     if len(unit) <= MOST_IN_ONE_TREE:
         return _leaves(unit)
     from sklearn.cluster import MiniBatchKMeans
+    from threadpoolctl import threadpool_limits
 
     n_clusters = round(len(unit) ** 0.5)
-    means = MiniBatchKMeans(n_clusters, batch_size=4096, n_init=1, max_iter=20, random_state=seed).fit(unit)
-    labels = means.labels_
+    means = MiniBatchKMeans(n_clusters, batch_size=4096, n_init=1, max_iter=20, random_state=seed)
+    with threadpool_limits(1):  # many small steps: threads would wait for one another, and for whoever looks at the map
+        labels = means.fit(unit).labels_
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels, minlength=n_clusters))[:-1])
     filled = [cluster for cluster in members if len(cluster)]
     centres = np.stack([unit[cluster].mean(axis=0) for cluster in filled])

@@ -19,7 +19,8 @@ const STYLE = `
 .ip-gradient-labels span { flex: 1; } .ip-gradient-labels span:nth-child(2) { text-align: center; }
 .ip-gradient-labels span:last-child { text-align: right; }
 .ip-cell-line { display: grid; grid-template-columns: auto 1fr; gap: 0 10px; min-height: 4.4em; margin-top: 6px; }
-.ip-cell-line dt { font-weight: 600; } .ip-cell-line dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
+.ip-cell-line { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; align-content: start; }
+.ip-cell-line > :nth-child(odd) { font-weight: 600; }
 .ip-key::before { content: ""; display: inline-block; width: 12px; margin-right: 4px; vertical-align: middle; }
 .ip-key-child::before { height: 10px; background: #E69F00; }
 .ip-key-adult::before { height: 5px; background: #0072B2; }
@@ -110,7 +111,7 @@ class SimilarityMapView {
     );
     this.panelBox = element("div", { class: "ip-matrix-panels" });
     this.legend = element("div", { class: "ip-bar ip-quiet", style: "margin: 6px 0 0" });
-    this.cellLine = element("dl", { class: "ip-cell-line" });
+    this.cellLine = element("div", { class: "ip-cell-line" });
     this.spoken = element("div", { class: "ip-unseen", "aria-live": "polite" });
     this.root.append(bar);
     if (this.model.get("has_figure")) {
@@ -261,7 +262,7 @@ class SimilarityMapView {
   /** Show the words of a cell as they came from the kernel, or how to look at one. */
   showCell(description) {
     const rows = [];
-    const line = (name, text) => rows.push(element("dt", {}, name), element("dd", {}, text));
+    const line = (name, text) => rows.push(element("span", {}, name), element("span", {}, text));
     if (description) {
       const values = this.model.get("titles").map((title, k) => `${title} ${formatNumber(description.values[k], 3)}`);
       line("Row", description.row_text);

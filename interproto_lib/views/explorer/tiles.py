@@ -202,15 +202,26 @@ class LinkedMatrices:
             (p, r, c) float32, one matrix after the other.
         """
         row, column = (np.atleast_1d(np.asarray(some, dtype=np.int64)) for some in (rows, columns))
-        result = np.zeros((len(self), len(row), len(column)), dtype=np.float32)
         which_row, which_column = np.nonzero(self.own_columns[row][:, None] == column)
+        products: dict[tuple[int, int], Floats32] = {}
+        result = np.zeros((len(self), len(row), len(column)), dtype=np.float32)
         for values, matrix in zip(result, self._matrices, strict=True):
             for term in matrix.terms:
-                chosen = self._tensors[id(term.rows)][row] @ self._tensors[id(term.columns)][column].T
-                values += term.weight * chosen.cpu().numpy()
+                key = (id(term.rows), id(term.columns))
+                if key not in products:
+                    left, right = self._taken(term.rows, row), self._taken(term.columns, column)
+                    products[key] = (left @ right.T).cpu().numpy()
+                values += term.weight * products[key]
             if matrix.own_values is not None:
                 values[which_row, which_column] = matrix.own_values[row[which_row]]
         return result
+
+    def _taken(self, array: Floats32, numbers: Ints) -> torch.Tensor:
+        """Some rows of a table; the table itself, without a copy, where all are taken in their order."""
+        tensor = self._tensors[id(array)]
+        if len(numbers) == len(tensor) and np.array_equal(numbers, np.arange(len(tensor))):
+            return tensor
+        return tensor[torch.from_numpy(numbers).to(self._device)]
 
     def start_maxima(self, report: Callable[[int, int], None] | None = None) -> bool:
         """Begin to compute the maxima of all blocks in a thread, unless they are there or under way.
