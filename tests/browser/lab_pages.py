@@ -75,15 +75,21 @@ class NotebookPage:
 
     def run_cell(self, number: int, *, timeout_s: float = 60) -> None:
         """Run one code cell, counted from 0, and wait for it."""
-        prompt = self.page.locator(".jp-CodeCell .jp-InputPrompt").nth(number)
+        self._run(self.page.locator(".jp-CodeCell").nth(number), timeout_s)
+
+    def run_cell_with(self, text: str, *, timeout_s: float = 60) -> None:
+        """Run the first code cell that holds a text, and wait for it."""
+        self._run(self.page.locator(".jp-CodeCell").filter(has_text=text).first, timeout_s)
+
+    def _run(self, cell: Locator, timeout_s: float) -> None:
+        prompt = cell.locator(".jp-InputPrompt").first
         before = prompt.inner_text()
-        self.page.locator(".jp-CodeCell .cm-content").nth(number).click()
+        cell.locator(".cm-content").first.click()
         self.command("notebook:run-cell")
-        handle = prompt.element_handle()
         self.page.wait_for_function(
             """([prompt, before]) =>
                 /\\[\\d+\\]/.test(prompt.textContent) && prompt.textContent.trim() !== before.trim()""",
-            arg=[handle, before],
+            arg=[prompt.element_handle(), before],
             timeout=1000 * timeout_s,
         )
 
