@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses import HEADS, RowSGD, build_head, inter_prototype_loss
+from interproto_lib.losses import HEADS, RowSGD, build_head, inter_prototype, inter_prototype_loss
 from interproto_lib.losses.partial_fc import drawn_rows
 from interproto_lib.losses.ranks import average_over_ranks, gather_rows, rank, shard_rows, world_size
 
@@ -400,6 +400,48 @@ def test_one_process_may_say_that_its_rows_are_all():
             inter_prototype_loss(prototypes, n_total=wrong)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 29, 64])
+def test_the_gram_form_takes_prototypes_a_few_at_a_time(monkeypatch, rows):
+    """Value, gradient and second derivative are those of all at once; the forward pass copies no more than it says."""
+    prototypes = cases.numbers(0, 29, 5).requires_grad_()
+    direction = cases.numbers(1, 29, 5)
+
+    def derivatives(form):
+        loss = inter_prototype_loss(prototypes, form=form)
+        (first,) = torch.autograd.grad(loss, prototypes, create_graph=True)
+        (second,) = torch.autograd.grad((first * direction).sum(), prototypes)
+        (plain,) = torch.autograd.grad(inter_prototype_loss(prototypes, form=form), prototypes)
+        return loss.detach(), first.detach(), second, plain
+
+    expected = derivatives("pairs")
+    monkeypatch.setitem(inter_prototype.ROWS_AT_A_TIME, "cpu", rows)
+    torch.testing.assert_close(derivatives("gram"), expected, rtol=1e-9, atol=1e-9)
+    with LargestTensor() as seen:
+        inter_prototype_loss(prototypes, form="gram")
+    assert seen.numbers == max(min(rows, 29) * 5, 5 * 5)
+
+
+def test_partial_fc_with_the_inter_prototype_loss_of_all():
+    """A sparse gradient of two parts and a dense one add up; all rows then learn."""
+    prototypes = torch.nn.Parameter(cases.numbers(0, 30, cases.D))
+    head = build_head(cases.settings("cosface", partial_fc_rate=0.2)).double()
+    total = torch.zeros_like(prototypes)
+    for part in range(2):
+        embeddings, labels = cases.numbers(part, 4, cases.D), torch.tensor([1, 2, 3, part])
+        loss = head(embeddings, prototypes, labels).loss
+        total += torch.autograd.grad(loss, prototypes, retain_graph=True)[0].to_dense()
+        if part:
+            pushed = inter_prototype_loss(prototypes)
+            total += torch.autograd.grad(pushed, prototypes, retain_graph=True)[0]
+            loss = loss + pushed
+        loss.backward()
+        assert prototypes.grad.is_sparse == (part == 0)
+    torch.testing.assert_close(prototypes.grad, total)
+    before = prototypes.detach().clone()
+    RowSGD([prototypes], 0.1).step()
+    torch.testing.assert_close(prototypes.detach(), before - 0.1 * total)
+
+
 # --- ranks ------------------------------------------------------------------------------------------
 
 
@@ -465,3 +507,7 @@ def test_labels_in_chunks_are_checked():
         head(embeddings[0], prototypes, labels[0] - 7)
     with pytest.raises(ConfigError, match="integers"):
         head(embeddings[0], prototypes, labels[0].double())
+    with pytest.raises(ConfigError, match="shape"):
+        head(embeddings[0], prototypes, labels[0, :2])
+    with pytest.raises(ConfigError, match="dimensions"):
+        head(embeddings[0], prototypes[:, :3], labels[0])

@@ -46,7 +46,7 @@ class BroadFaceHead(MarginHead):
     ) -> HeadOutput:
         """Compute the loss; the step joins the queue afterwards."""
         past = self.queue_labels[: self._filled]
-        if self._is_spread(prototypes, rows):
+        if self._is_spread(embeddings, prototypes, labels, rows):
             with autocast_off(embeddings):
                 everybody, identities = gather_rows(at_least_float32(embeddings)), gather_rows(labels.long())
                 shard = self._shard(prototypes, torch.cat([past, identities]), rows, step)

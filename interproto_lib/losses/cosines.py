@@ -137,12 +137,7 @@ def check_batch(scores: Tensor, labels: Tensor) -> Tensor:
             f"cosines must be a floating point tensor of shape (batch, classes), got {tuple(scores.shape)} "
             f"of {scores.dtype}."
         )
-    if labels.shape != scores.shape[:1]:
-        raise ConfigError(
-            f"labels must have shape ({scores.shape[0]},), one a row of the cosines, got {tuple(labels.shape)}."
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ConfigError(f"labels must be integers, got {labels.dtype}.")
+    check_labels(labels, rows=len(scores))
     if labels.device.type == "cpu" and labels.numel() and not torch.compiler.is_compiling():
         wrong = (labels < 0) | (labels >= scores.shape[1])
         if bool(wrong.any()):
@@ -152,6 +147,14 @@ def check_batch(scores: Tensor, labels: Tensor) -> Tensor:
                 "labels are row numbers of the prototypes."
             )
     return labels.long()
+
+
+def check_labels(labels: Tensor, *, rows: int) -> None:
+    """Raise ConfigError unless there is one integer label for each row of a batch."""
+    if labels.shape != (rows,):
+        raise ConfigError(f"labels must have shape ({rows},), one a row of the batch, got {tuple(labels.shape)}.")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ConfigError(f"labels must be integers, got {labels.dtype}.")
 
 
 def check_scale(scale: float) -> None:

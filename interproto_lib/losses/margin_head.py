@@ -14,6 +14,8 @@ from interproto_lib.losses.cosines import (
     at_least_float32,
     autocast_off,
     check_batch,
+    check_labels,
+    check_vectors,
     cosine_similarities,
     inner_products,
     unit_rows,
@@ -89,8 +91,10 @@ class MarginHead(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement forward")
 
-    def _is_spread(self, prototypes: Tensor, rows: range | None) -> bool:
+    def _is_spread(self, embeddings: Tensor, prototypes: Tensor, labels: Tensor, rows: range | None) -> bool:
         """Whether to look at prototypes of several processes, or at a part of them at a time."""
+        check_vectors(embeddings, prototypes)
+        check_labels(labels, rows=len(embeddings))
         if rows is None and world_size() > 1:
             raise ConfigError(
                 f"There are {world_size()} processes: each must say which rows of the prototypes it holds."
@@ -133,7 +137,7 @@ class RuleHead(MarginHead):
         ends_step: bool = True,
     ) -> HeadOutput:
         """Compute the loss; see `MarginHead`."""
-        if self._is_spread(prototypes, rows):
+        if self._is_spread(embeddings, prototypes, labels, rows):
             output = self._over_shards(embeddings, prototypes, labels, rows, step)
         else:
             of_unit_length = self.config.margin_loss != "softmax"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.losses.cosines import at_least_float32, autocast_off, check_vectors, unit_rows
+from interproto_lib.losses.cosines import at_least_float32, autocast_off, unit_rows
 from interproto_lib.losses.margin_rule import MarginRule
 from interproto_lib.losses.partial_fc import DrawnRows
 from interproto_lib.losses.ranks import max_over_ranks, sum_over_ranks
@@ -86,8 +86,6 @@ def prototypes_of(labels: Tensor, shard: PrototypeShard) -> Tensor:
     Raises:
         ConfigError: A label is no class at all; looked for on the CPU alone, where it costs no waiting.
     """
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ConfigError(f"labels must be integers, got {labels.dtype}.")
     places = labels.long() - shard.rows.start
     held = ((places >= 0) & (places < len(shard.rows)))[:, None]
     if len(shard.rows):
@@ -154,10 +152,7 @@ def softmax_over_shards(
         The loss, a scalar, and the (b,) classes with the highest score without margin, among those looked at; the same
         on all processes.
 
-    Raises:
-        ConfigError: Shapes do not fit.
     """
-    check_vectors(embeddings, shard.prototypes)
     dtype = torch.promote_types(embeddings.dtype, at_least_float32(shard.prototypes).dtype)
     if weights is None:
         weights = torch.full((len(embeddings),), 1 / max(len(embeddings), 1), dtype=dtype, device=embeddings.device)
