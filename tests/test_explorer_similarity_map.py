@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import time
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import traitlets
 
 from interproto_lib.errors import ConfigError
-from interproto_lib.views import symmetric_limit
+from interproto_lib.views import similarity_colours, symmetric_limit
 from interproto_lib.views.explorer.matrix_colours import palette_bytes, sampled_limit, value_codes
 from interproto_lib.views.explorer.similarity_map import Side, SimilarityMap
 from interproto_lib.views.explorer.tiles import LinkedMatrices, MatrixTerm, TermMatrix
@@ -261,11 +260,11 @@ def test_wrong_arguments_are_refused(shown):
 
 def test_codes_and_colours_fit_the_static_figures():
     palette = np.frombuffer(palette_bytes(), np.uint8).reshape(256, 3)
-    vlag = mpl.colormaps["vlag"]
-    for value, shade in ((-0.4, 0.0), (0.4, 1.0), (-9, 0.0)):
+    static = similarity_colours()
+    for value in np.linspace(-0.5, 0.5, 301):
         code = int(value_codes(np.array([value]), 0.4)[0])
-        np.testing.assert_allclose(palette[code], 255 * np.array(vlag(shade)[:3]), atol=1)
-    assert palette[0].tolist() == [0xD9] * 3
+        np.testing.assert_allclose(palette[code], 255 * np.array(static((value / 0.4 + 1) / 2)[:3]), atol=5)
+    np.testing.assert_allclose(palette[0], 255 * np.array(static.get_bad()[:3]), atol=0.5)
     middle = palette[int(value_codes(np.zeros(1), 0.4)[0])]
     assert middle.min() > 240
     blue, red = palette[1], palette[255]

@@ -6,9 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interproto_lib.views.explorer.tiles import LinkedMatrices
-from interproto_lib.views.style import similarity_colours, symmetric_limit
+from interproto_lib.views.style import symmetric_limit
 
 _SAMPLED_CELLS_A_SIDE = 400
+
+# Seventeen stops of seaborn's vlag, the map of `similarity_colours`: importing seaborn takes seconds, for which the
+# first picture would wait. A test compares them.
+_STOPS = """
+2369BD 4A7BBC 678BBE 829CC3 9BAECB B5C0D4 CFD4E0 E9E9ED FAF5F4
+F3E2E0 E7C8C6 DDAFAD D39794 C97F7D BF6765 B44F4F A9373B
+"""
+_MISSING = 0xD9
 
 
 def value_codes(values: NDArray[np.floating], limit: float) -> NDArray[np.uint8]:
@@ -30,11 +38,11 @@ def value_codes(values: NDArray[np.floating], limit: float) -> NDArray[np.uint8]
 
 
 def palette_bytes() -> bytes:
-    """Colours of the codes of `value_codes`, 256 x 3 bytes: the map of the static figures."""
-    colours = similarity_colours()
-    missing = colours.get_bad()[:3]
-    rgb = np.vstack([missing, colours(np.linspace(0, 1, 255))[:, :3]])
-    return np.rint(255 * rgb).astype(np.uint8).tobytes()
+    """Colours of the codes of `value_codes`, 256 x 3 bytes: those of the static figures, to 3 parts in 255."""
+    stops = np.array([list(bytes.fromhex(stop)) for stop in _STOPS.split()], dtype=np.float64)
+    places, shades = np.linspace(0, 1, len(stops)), np.linspace(0, 1, 255)
+    colours = np.stack([np.interp(shades, places, part) for part in stops.T], axis=1)
+    return np.vstack([np.full(3, _MISSING), np.rint(colours)]).astype(np.uint8).tobytes()
 
 
 def sampled_limit(matrices: LinkedMatrices) -> float:
