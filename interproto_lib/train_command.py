@@ -134,7 +134,7 @@ def _value(name: str, text: str, hint: Any) -> Any:
 def _train(options: argparse.Namespace) -> None:
     from interproto_lib.data import load_dataset
     from interproto_lib.training.loop import train
-    from interproto_lib.training.processes import EndedElsewhereError, joined_processes
+    from interproto_lib.training.processes import EndedElsewhereError, ending_together, joined_processes
     from interproto_lib.training.torchrun import EXIT_STOPPED, stop_without_starter
 
     config = settings_of(preset=options.preset, method=options.method, seed=options.seed, changes=options.changes)
@@ -142,7 +142,9 @@ def _train(options: argparse.Namespace) -> None:
         stop_without_starter()
     try:
         with joined_processes(config.device):
-            train(config, load_dataset(options.dataset), options.run, progress=options.progress)
+            with ending_together():
+                dataset = load_dataset(options.dataset)
+            train(config, dataset, options.run, progress=options.progress)
     except TrainingStoppedError as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"interproto: {stopped}", file=sys.stderr, flush=True)

@@ -137,13 +137,22 @@ def instead_of_torchrun(monkeypatch):
 @pytest.mark.parametrize(
     ("code", "error", "said"),
     [
-        ("print('interproto: no such dataset', file=sys.stderr); sys.exit(2)", RunError, "status 2. no such dataset"),
+        (
+            "print('interproto: no such dataset\\n' + 'x\\n' * 999, file=sys.stderr); sys.exit(2)",
+            RunError,
+            "^The training ended with status 2. no such dataset$",
+        ),
+        (
+            "print('[rank1]: ValueError: oh\\n' + 'x\\n' * 999 + 'Signal 15 (SIGTERM)', file=sys.stderr); sys.exit(1)",
+            RunError,
+            r"^The training ended with status 1. The last that was heard:\n\[rank1\]: ValueError: oh$",
+        ),
         (
             "print('x: Signal 9 (SIGKILL) received', file=sys.stderr); sys.exit(1)",
             RunError,
-            r"status 1\. A process was ended by Signal 9 \(SIGKILL\)\. The last that was heard: .*received",
+            r"status 1\. A process was ended by Signal 9 \(SIGKILL\)\. The last that was heard:\nW.*\nx: .*received$",
         ),
-        ("sys.exit(3)", RunError, "status 3. The last that was heard: W1123 some warning of torchrun"),
+        ("sys.exit(3)", RunError, "status 3. The last that was heard:\nW1123 some warning of torchrun$"),
         (
             "print('interproto: a: stopped by SIGTERM after step 4', file=sys.stderr); sys.exit(1)",
             TrainingStoppedError,

@@ -17,8 +17,9 @@ from safetensors.torch import save
 from toy import assert_same_run, tiny, toy_dataset
 
 from interproto_lib.analysis.embedding import load_backbone
+from interproto_lib.config import TrainConfig
 from interproto_lib.data.datasets import save_dataset
-from interproto_lib.errors import ConfigError
+from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.losses import MARGIN_DEFAULTS
 from interproto_lib.models import build_backbone
 from interproto_lib.runs import RunFolder
@@ -354,6 +355,9 @@ def test_torchrun_told_to_stop_then_with_a_process_killed_then_from_a_notebook(t
     assert "Signal 9 (SIGKILL)" in said
     assert not (folder / "summary.json").exists()
 
+    with pytest.raises(RunError, match=r"^The training ended with status 1\. inter_prototype='child' needs two child"):
+        no_child = TrainConfig.from_dict({**config.to_dict(), "min_child_images": 9})
+        train_in_processes(no_child, tmp_path / "dataset", tmp_path / "none-s0", processes=2, progress="none")
     run = train_in_processes(config, tmp_path / "dataset", folder, processes=2, progress="lines")
     assert "toy-s0: finished, 240 steps in" in capsys.readouterr().out
     assert run.summary["processes"] == 2

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +29,7 @@ EXIT_STOPPED = 128 + signal.SIGTERM
 _SECONDS_TO_STOP = 60.0
 _SECONDS_BETWEEN_LOOKS = 0.5
 _LINES_KEPT = 40
+_MESSAGE = "interproto: "
 
 
 def train_in_processes(
@@ -79,8 +80,8 @@ def train_in_processes(
     ) as job:
         assert job.stdout is not None
         assert job.stderr is not None
-        complaints: deque[str] = deque(maxlen=_LINES_KEPT)
-        listener = threading.Thread(target=complaints.extend, args=(job.stderr,), daemon=True)
+        complaints = _Complaints()
+        listener = threading.Thread(target=complaints.listen, args=(job.stderr,), daemon=True)
         listener.start()
         try:
             _show(job.stdout, over_one_another=style == "bar")
@@ -91,7 +92,7 @@ def train_in_processes(
         listener.join()
     if status == 0:
         return open_run(folder)
-    raise _error(complaints, status)
+    raise complaints.error(status)
 
 
 def _as_options(config: TrainConfig) -> list[str]:
@@ -126,15 +127,37 @@ def _stop(job: subprocess.Popen[str]) -> None:
         job.wait()
 
 
-def _error(complaints: Sequence[str], status: int) -> RunError | TrainingStoppedError:
-    said = [line.removeprefix("interproto: ").strip() for line in complaints if line.startswith("interproto: ")]
-    stopped = next((text for text in said if "stopped by SIGTERM" in text), None)
-    if stopped is not None:
-        return TrainingStoppedError(stopped)
-    killed = sorted({match for line in complaints for match in re.findall(r"Signal \d+ \(\w+\)", line)})
-    by_signal = [f"A process was ended by {', '.join(killed)}."] if killed else []
-    last = [] if said else ["The last that was heard: " + " ".join("".join(complaints).split()[-120:])]
-    return RunError(" ".join([f"The training ended with status {status}.", *by_signal, *dict.fromkeys(said), *last]))
+@dataclass
+class _Complaints:
+    """What was written to standard error: messages of this library, of Python in a process, and of torchrun itself.
+
+    Apart from each other, because torchrun ends with long texts about where in itself it found that a process ended.
+    """
+
+    messages: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
+    of_python: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
+    others: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
+
+    def listen(self, lines: IO[str]) -> None:
+        """Take all lines there are, to the end."""
+        for line in lines:
+            text = line.rstrip()
+            if text.startswith(_MESSAGE):
+                self.messages.append(text.removeprefix(_MESSAGE))
+            else:
+                (self.of_python if re.match(r"\[rank\d+\]: ", text) else self.others).append(text)
+
+    def error(self, status: int) -> RunError | TrainingStoppedError:
+        """Give the error that they amount to."""
+        stopped = next((text for text in self.messages if "stopped by SIGTERM" in text), None)
+        if stopped is not None:
+            return TrainingStoppedError(stopped)
+        found = {signal for line in self.others for signal in re.findall(r"Signal \d+ \(\w+\)", line)}
+        killed = sorted(found - {"Signal 15 (SIGTERM)"})  # with which torchrun ends the others
+        by_signal = [f"A process was ended by {', '.join(killed)}."] if killed else []
+        last = [] if self.messages else ["The last that was heard:\n" + "\n".join(self.of_python or self.others)]
+        messages = dict.fromkeys(self.messages)
+        return RunError(" ".join([f"The training ended with status {status}.", *by_signal, *messages, *last]))
 
 
 def stop_without_starter() -> None:
