@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 from report_cells import code, markdown, picture, said, write_copy
 
 from interproto_lib.errors import ConfigError, RunError
@@ -26,6 +29,7 @@ from interproto_lib.views.report import (
 from interproto_lib.views.report.chapters import HtmlTable, PlainText, Prose, read_chapter
 from interproto_lib.views.report.markdown import markdown_html
 from interproto_lib.views.report.offline import remote_loads
+from interproto_lib.views.report.pictures import compact_picture
 from interproto_lib.views.report.tables import table_html
 
 EVIL = "<img src=https://host/x onerror=alert(1)>"
@@ -105,6 +109,19 @@ def test_a_figure_is_shown_once_and_numbers_run_through(story, third):
     assert "Other words." in page.html
     assert "Table 1." in page.html
     assert 'alt="What it shows."' in page.html
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_pictures_are_made_smaller_without_losing_a_pixel(mode):
+    rng = np.random.default_rng(0)
+    drawn = Image.fromarray(rng.integers(0, 4, (60, 80, 4)).repeat(4, 0).repeat(4, 1).astype(np.uint8) * 60, "RGBA")
+    buffer = io.BytesIO()
+    drawn.convert(mode).save(buffer, format="png")
+    content, media_type = compact_picture(buffer.getvalue(), "image/png")
+    assert (media_type, len(content) < len(buffer.getvalue())) == ("image/webp", True)
+    before, after = (np.array(Image.open(io.BytesIO(one)).convert("RGBA")) for one in (buffer.getvalue(), content))
+    np.testing.assert_array_equal(before, after)
+    assert compact_picture(b"<svg/>", "image/svg+xml") == (b"<svg/>", "image/svg+xml")
 
 
 def test_the_page_loads_nothing_and_says_so_to_the_browser(story, third):

@@ -12,6 +12,7 @@ from pathlib import Path
 from interproto_lib.views.report.chapters import Block, Chapter, HtmlTable, Picture, PlainText, Section
 from interproto_lib.views.report.embedded import EmbeddedView, embedded_html
 from interproto_lib.views.report.markdown import Anchors, markdown_html, plain_words
+from interproto_lib.views.report.pictures import compact_picture
 from interproto_lib.views.report.tables import table_html
 from interproto_lib.views.wording import listed
 
@@ -212,7 +213,8 @@ class _Writer:
         self._said.add(picture.said)
         if shown_before:
             return f'<p>See <a href="#figure-{number}">Figure {number}</a>, shown above.</p>\n{said}'
-        source = f"data:{picture.media_type};base64,{base64.b64encode(picture.content).decode('ascii')}"
+        content, media_type = compact_picture(picture.content, picture.media_type)
+        source = f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
         size = "".join(f' {side}="{n}"' for side, n in (("width", picture.width), ("height", picture.height)) if n)
         label = f" {escape(picture.label)}:" if picture.label else ""
         return (
