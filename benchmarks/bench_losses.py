@@ -1,15 +1,19 @@
 """Both forms of the Inter-Prototype loss, and the margin losses, against plain implementations in the same run.
 
-Run: python -m benchmarks.bench_losses [--threads 1] [--rounds 5]
+Run: python -m benchmarks.bench_losses [--threads 2] [--rounds 5]
 
-Forward and backward together; all cases of one size are timed in turns and the fastest turn of each counts.
+Forward and backward together; all cases of one size are timed in turns and the fastest turn of each counts. Memory is
+the highest that a process of its own came to, less what it had before it made the prototypes, their gradient included.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +59,23 @@ def fastest(functions: dict[str, Callable[[Tensor], Tensor]], leaf: Tensor, roun
     return best
 
 
+def highest_bytes() -> int:
+    """The most memory that this process has held; that of its parent, which getrusage can give, does not count."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return 1024 * int(status.read_text(encoding="utf-8").split("VmHWM:")[1].split()[0])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_bytes(n: int) -> int:
+    """Memory that the library's loss of n prototypes takes, forward and backward."""
+    torch.set_num_threads(1)
+    inter_prototype_loss(torch.randn(2 * DIMENSION, DIMENSION, requires_grad=True)).backward()
+    before = highest_bytes()
+    inter_prototype_loss(torch.randn(n, DIMENSION).requires_grad_()).backward()
+    return highest_bytes() - before
+
+
 def milliseconds(value: float | None) -> str:
     return "too large" if value is None else f"{1000 * value:.1f}"
 
@@ -65,15 +86,15 @@ def ratio(one: float | None, other: float | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
 
     print(f"Inter-Prototype loss, forward + backward, d = {DIMENSION}, {options.threads} thread(s), milliseconds\n")
-    print("| n | plain n x n | pairs | gram | auto takes | plain / auto | value, gram / pairs - 1 |")
-    print("|---:|---:|---:|---:|---|---:|---:|")
+    print("| n | plain n x n | pairs | gram | auto takes | plain / auto | value, gram / pairs - 1 | memory, GiB |")
+    print("|---:|---:|---:|---:|---|---:|---:|---:|")
     for n in IDENTITIES:
         prototypes = torch.randn(n, DIMENSION, generator=generator).requires_grad_()
         fits = 4 * n * n <= MOST_PAIRS_BYTES
@@ -88,9 +109,13 @@ def main() -> None:
             with torch.no_grad():
                 gram, pairs = (inter_prototype_loss(prototypes, form=form).item() for form in ("gram", "pairs"))
             agreement = f"{gram / pairs - 1:+.1e}"
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            memory = process.apply(peak_bytes, (n,)) / 2**30
         print(
             f"| {n:,} | {milliseconds(best.get('plain'))} | {milliseconds(best.get('pairs'))} "
-            f"| {milliseconds(best['gram'])} | {auto} | {ratio(best.get('plain'), best.get(auto))} | {agreement} |"
+            f"| {milliseconds(best['gram'])} | {auto} | {ratio(best.get('plain'), best.get(auto))} | {agreement} "
+            f"| {memory:.2f} |",
+            flush=True,
         )
 
     batch, n = 256, 10_575
