@@ -65,7 +65,7 @@ def train_experiment(folder: Path) -> None:
     settings = SyntheticSettings(
         n_identities=40, images_per_identity=8, n_child_identities=14, child_images=(3, 5), n_heldout_identities=16,
         n_validation_identities=8, heldout_child_images=3, heldout_adult_images=3, image_size=56,
-        child_identity_adult_age_years=26.0,
+        child_identity_adult_age_years=26.0, nuisance=0.4, amplitude=1.4,
     )  # fmt: skip
     dataset = save_dataset(make_synthetic_dataset(settings), folder / "dataset")
     evaluation = EvaluationConfig()
@@ -73,7 +73,7 @@ def train_experiment(folder: Path) -> None:
         "arcface": {},
         "interproto-sum": {"inter_prototype": "child", "ip_reduction": "sum", "ip_weight": 0.01},
     }.items():
-        config = tiny(seed=0, epochs=2, batch_size=32, keep_every_epoch=True, **changes)
+        config = tiny(seed=0, epochs=6, batch_size=32, keep_every_epoch=True, **changes)
         run = train(config, dataset, run_folder(folder, f"{method}-s0", seed=0))
         save_embeddings(embed_dataset(run, dataset), run)
         table = held_out_check(*held_out_scores(run, dataset, evaluation=evaluation), evaluation=evaluation)

@@ -143,9 +143,17 @@ class NotebookPage:
         path.parent.mkdir(parents=True, exist_ok=True)
         if part is None:
             self.page.screenshot(path=path)
-        else:
-            part.scroll_into_view_if_needed()
-            part.screenshot(path=path)
+            return path
+        size = self.page.viewport_size
+        assert size is not None
+        box = part.bounding_box()
+        assert box is not None, "the part is not on the page"
+        if box["height"] > size["height"] - 200:  # a part of a scrolled page is only there as far as it is seen
+            self.page.set_viewport_size({"width": size["width"], "height": round(box["height"]) + 300})
+            self.page.wait_for_timeout(500)
+        part.scroll_into_view_if_needed()
+        part.screenshot(path=path)
+        self.page.set_viewport_size(size)
         return path
 
     def check(self) -> None:

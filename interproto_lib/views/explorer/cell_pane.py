@@ -20,6 +20,7 @@ from interproto_lib.views.explorer.cell_figures import (
 from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.style import LabelledFigure
 
+_TEXT = "margin:3px 0;line-height:1.45"
 _HINT = "Choose a cell to see the image pairs behind it."
 
 
@@ -67,7 +68,10 @@ class CellPane:
         if self._reasons.cohort != cohort:
             self._reasons = CellReasons(self.explored, cohort)
         self.reason = self._reasons.of(row, column)
-        texts = [f"<p class='ip-said'>{html.escape(text)}</p>" for text in describe_cell(self.explored, self.reason)]
+        texts = [
+            f'<p class="ip-said" style="{_TEXT}">{html.escape(text)}</p>'
+            for text in describe_cell(self.explored, self.reason)
+        ]
         self.widget.value = "".join([*texts, picture(self.figure(), "ip-reason"), self._faces(self.reason)])
 
     def clear(self) -> None:
@@ -115,4 +119,4 @@ def picture(figure: LabelledFigure, name: str) -> str:
 
 
 def _hint(text: str) -> str:
-    return f'<p class="ip-hint" style="margin:4px 0;color:var(--jp-ui-font-color2,#555)">{html.escape(text)}</p>'
+    return f'<p class="ip-hint" style="{_TEXT};color:var(--jp-ui-font-color2,#555)">{html.escape(text)}</p>'
