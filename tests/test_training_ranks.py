@@ -355,8 +355,8 @@ def test_torchrun_told_to_stop_then_with_a_process_killed_then_from_a_notebook(t
     assert "Signal 9 (SIGKILL)" in said
     assert not (folder / "summary.json").exists()
 
+    no_child = TrainConfig.from_dict({**config.to_dict(), "min_child_images": 9})
     with pytest.raises(RunError, match=r"^The training ended with status 1\. inter_prototype='child' needs two child"):
-        no_child = TrainConfig.from_dict({**config.to_dict(), "min_child_images": 9})
         train_in_processes(no_child, tmp_path / "dataset", tmp_path / "none-s0", processes=2, progress="none")
     run = train_in_processes(config, tmp_path / "dataset", folder, processes=2, progress="lines")
     assert "toy-s0: finished, 240 steps in" in capsys.readouterr().out
