@@ -90,6 +90,17 @@ def test_many_identities_are_put_into_clusters_first(monkeypatch):
     assert np.array_equal(cluster_order(rows, seed=3), order)
 
 
+def test_a_cluster_too_large_for_a_tree_runs_outward_from_its_middle(monkeypatch):
+    monkeypatch.setattr(orders, "MOST_IN_ONE_TREE", 12)
+    rows, _ = groups([60], spread=0.4)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    members = np.flatnonzero(np.arange(60) % 3)
+    order = orders._within(unit, members)
+    nearness = unit[order] @ unit[members].mean(axis=0)
+    assert np.array_equal(np.sort(order), members)
+    assert (np.diff(nearness) <= 1e-6).all()
+
+
 def test_what_is_no_table_is_refused():
     with pytest.raises(ConfigError, match="shape"):
         cluster_order(np.zeros(4))
