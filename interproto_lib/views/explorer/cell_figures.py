@@ -56,8 +56,8 @@ def describe_cell(explored: ExploredRuns, reason: CellReason) -> list[str]:
         highest = float(np.nanmax(pairs.cosines))
         texts.append(
             f"{run.name}: the mean of {what} is {number(pairs.mean)}, the highest {number(highest)}. "
-            f"{impostors.share_above(highest):.2%} of the image pairs of different people are as similar as the "
-            f"closest pair{sample}.{prototypes}"
+            f"{impostors.share_above(highest):.2%} of the image pairs of different people are at least as similar "
+            f"as the closest pair{sample}.{prototypes}"
         )
     return texts
 
@@ -130,11 +130,11 @@ def _draw_plane(axes: Axes, plane: NDArray[np.floating] | None, explored: Explor
         axes.text(0.5, 0.5, "no prototypes", ha="center", transform=axes.transAxes)
         return
     is_child = explored.is_child
-    size = float(np.clip(2500 / len(plane), 0.6, 8.0))
+    size = float(np.clip(2500 / len(plane), 0.8, 14.0))
     raster = len(plane) > 2000
     for which, colour, marker in ((~is_child, ADULT_COLOUR, "o"), (is_child, CHILD_COLOUR, "^")):
         x, y = plane[which].T
-        axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.35, linewidths=0, rasterized=raster)
+        axes.scatter(x, y, s=size, color=colour, marker=marker, alpha=0.5, linewidths=0, rasterized=raster)
     by_side = sorted(dict.fromkeys((row, column)), key=lambda position: float(plane[position, 0]))
     for place, position in enumerate(by_side):
         marker, colour = ("^", CHILD_COLOUR) if is_child[position] else ("o", ADULT_COLOUR)
@@ -146,7 +146,10 @@ def _draw_plane(axes: Axes, plane: NDArray[np.floating] | None, explored: Explor
             ha="right" if leftmost else "left", va="center", fontsize=8, zorder=5, annotation_clip=False,
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
-    axes.set(xticks=[], yticks=[], aspect="equal", xlabel="The prototypes, t-SNE")
+    half = 0.55 * float(np.ptp(plane, axis=0).max())
+    x, y = (plane.max(axis=0) + plane.min(axis=0)) / 2
+    axes.set(xticks=[], yticks=[], aspect="equal", xlabel="The prototypes in the plane")
+    axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#B0B0B0")
 

@@ -8,9 +8,10 @@ const STYLE = `
   font-variant-numeric: tabular-nums; }
 .ip-pairs th { position: sticky; top: 0; background: var(--jp-layout-color2, ButtonFace); padding: 0;
   text-align: right; font-weight: 600; z-index: 1; }
-.ip-pairs td { padding: 2px 8px; text-align: right; background: none; overflow-wrap: anywhere; }
-.ip-pairs .ip-text, .ip-pairs .ip-text button { text-align: left; }
-.ip-view .ip-pairs th button { border: 0; background: none; width: 100%; text-align: right; font-weight: 600; padding: 3px 8px; }
+.ip-view .ip-pairs th button { border: 0; background: none; width: 100%; text-align: right; font-weight: 600;
+  padding: 3px 8px; }
+.ip-view .ip-pairs td { padding: 2px 8px; text-align: right; background: none; overflow-wrap: anywhere; }
+.ip-view .ip-pairs .ip-text, .ip-view .ip-pairs .ip-text button { text-align: left; }
 .ip-pairs tbody tr { cursor: pointer; border-top: 1px solid var(--jp-border-color3, GrayText); background: none; }
 .ip-pairs tbody tr:hover { background: var(--jp-layout-color2, ButtonFace); }
 .ip-pairs tbody tr[aria-selected=true] { background: var(--jp-layout-color3, Highlight); font-weight: 600; }

@@ -79,11 +79,14 @@ export function formatPercent(share) {
   return `${percent.toFixed(digits)} %`;
 }
 
-/** Give the colours that the page's theme wants of something that is drawn. */
+/** Give the colours that the page's theme wants of something that is drawn; `root` may not be on the page yet. */
 export function readTheme(root) {
-  const style = getComputedStyle(root);
+  const probe = element("div", { style: "display: none; color: var(--jp-ui-font-color1, CanvasText); background: var(--jp-layout-color0, Canvas)" });
+  (root.isConnected ? root : document.body).append(probe);
+  const style = getComputedStyle(probe);
   const background = readColour(style.backgroundColor);
   const text = readColour(style.color);
+  probe.remove();
   const dark = 0.2126 * background[0] + 0.7152 * background[1] + 0.0722 * background[2] < 110;
   return { dark, background, text };
 }
