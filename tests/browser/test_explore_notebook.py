@@ -80,6 +80,9 @@ def test_all_cells_run_and_draw(notebook, similarity):
     assert pictures.count() == 4
     for canvas in similarity.locator(".ip-matrix").all():
         assert colours_of(canvas) > 5
+    plane = notebook.page.locator(".jp-OutputArea-output").filter(has_text="Drag to").last.locator("canvas").first
+    corner = plane.evaluate("canvas => [...canvas.getContext('2d').getImageData(2, 2, 1, 1).data]")
+    assert min(corner[:3]) > 240 or corner[3] == 0, "the plane is as light as the page, though drawn out of sight"
     notebook.check()
     notebook.picture("explore_similarity_light", similarity)
 
