@@ -305,8 +305,8 @@ def describe_scores(scores: Mapping[str, Mapping[str, JudgedScores]]) -> str:
             if judged.threshold is not None:
                 missed, matched = np.mean(same < judged.threshold), np.mean(different >= judged.threshold)
                 line += (
-                    f"; at the threshold {number(judged.threshold)} {missed:.1%} of the pairs of one person are missed "
-                    f"and {matched:.1%} of those of two match"
+                    f"; at the threshold {number(judged.threshold)}, {missed:.1%} of the pairs of one person are "
+                    f"missed and {matched:.1%} of those of two match"
                 )
             lines.append(f"{line}.")
     return "\n".join(lines)

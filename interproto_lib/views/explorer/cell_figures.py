@@ -28,6 +28,7 @@ from interproto_lib.views.style import (
 from interproto_lib.views.wording import cohort_words, number
 
 _HIGHLIGHT = "#AA3377"
+_FINE_BINS_FROM = 50_000
 
 
 def describe_cell(explored: ExploredRuns, reason: CellReason) -> list[str]:
@@ -100,9 +101,12 @@ def cell_figure(
 
 
 def _draw_distributions(axes: Axes, pairs: CellPairs, impostors: ImpostorPairs) -> None:
-    density = impostors.counts / max(1, impostors.counts.sum()) / 0.01
+    n = int(impostors.counts.sum())
+    merged = 1 if n > _FINE_BINS_FROM else 4  # of few pairs, fine bins would show chance
+    edges = COSINE_BINS[::merged]
+    density = impostors.counts.reshape(-1, merged).sum(axis=1) / max(1, n) / (0.01 * merged)
     label = f"different people ({'a sample of ' if impostors.sampled else ''}{impostors.n_pairs:,} image pairs)"
-    axes.stairs(density, COSINE_BINS, fill=True, color="#C9C9C9", label="image pairs of different people")
+    axes.stairs(density, edges, fill=True, color="#C9C9C9", label="image pairs of different people")
     axes.set_xlabel(f"Cosine\n{label}", fontsize=8)
     occupied = np.flatnonzero(impostors.counts)
     low = COSINE_BINS[occupied[0]] if len(occupied) else -0.2

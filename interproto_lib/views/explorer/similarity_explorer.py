@@ -157,8 +157,21 @@ class SimilarityExplorer:
         self.mark(projection.map.selected)
 
     def figure(self) -> LabelledFigure:
-        """Draw the static figure of what is shown."""
-        return similarity_view_figure(self.explored, **self._figure_options())
+        """Draw the static figure of what is shown; `similarity_view_figure` with the code's arguments draws the same."""
+        view, linked = self.map.view, self._linked
+        shown = [tuple(view.get(side) or (0, n)) for side, n in self._sizes()]
+        if self.map.pooling == "max" and linked.needs_maxima(*shown, PIXELS):
+            linked.start_maxima()
+            linked.wait_for_maxima()
+        return draw_tile(
+            self.explored,
+            self._matrices,
+            linked.tile(*shown, PIXELS, pooling="max" if self.map.pooling == "max" else "mean"),
+            (linked.row_order, linked.column_order),
+            (shown[0], shown[1]),
+            order=self._shown_order,
+            limit=round(max(self.map.limits), 4),
+        )
 
     def confused_pairs(self) -> pd.DataFrame:
         """Give the most confused pairs as they are listed; empty while they are being looked for."""
@@ -286,9 +299,27 @@ class SimilarityExplorer:
 
     def _reorder(self) -> None:
         order = self.controls["order"].value
-        rows, columns = order_sides(self.explored, self._matrices, order, identity=self._identity)
+        if order == "cluster" and not self._clusters.ready(self._matrices):
+            self._say("Clustering the identities; the order changes when it is done.")
+            self._clusters.begin(self._matrices, self._stand_clustered)
+            return
+        clustered = order == "cluster"
+        rows, columns = (
+            self._clusters.order(self._matrices)
+            if clustered
+            else order_sides(self.explored, self._matrices, order, identity=self._identity)
+        )
+        self._stand(rows, columns)
+
+    def _stand(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
         self.map.reorder(rows, columns)
+        self._shown_order = self.controls["order"].value
         self._fill_numbers()
+
+    def _stand_clustered(self, matrices: CohortMatrices) -> None:
+        """Take the order that was computed in the background, unless something else is asked for by now."""
+        if matrices is self._matrices and self.controls["order"].value == "cluster":
+            self._guarded(self._reorder)(None)
 
     def _set_pooling(self) -> None:
         self.map.pooling = self.controls["pooling"].value

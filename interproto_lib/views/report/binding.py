@@ -149,8 +149,8 @@ def describe_opening(bound: BoundNotebooks, experiment: str) -> str:
     Returns:
         Markdown: when and by what it was bound, how to read it, what is missing.
     """
-    executed = [chapter.executed for chapter in bound.chapters if chapter.executed]
-    when = f", executed {min(executed):%Y-%m-%d} to {max(executed):%Y-%m-%d}" if executed else ""
+    days = sorted({f"{chapter.executed:%Y-%m-%d}" for chapter in bound.chapters if chapter.executed})
+    when = f", executed {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
     now = datetime.datetime.now(datetime.UTC)
     return (
         f"{len(bound.chapters)} notebooks of experiment `{experiment}`{when}, bound on {now:%Y-%m-%d %H:%M} UTC by "
