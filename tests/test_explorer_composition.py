@@ -24,6 +24,7 @@ from interproto_lib.views.explorer import (
     stored_projections,
 )
 from interproto_lib.views.explorer import confused_pane as panes
+from interproto_lib.views.explorer import matrix_orders as orders
 from interproto_lib.views.explorer.matrix_orders import order_sides
 
 REPO = Path(__file__).resolve().parents[1]
@@ -130,6 +131,38 @@ def test_ordering_by_similarity_needs_somebody(explored, explorer):
     assert explorer.controls["row"].value == 0
     assert explorer.chosen[0] == "id03"
     assert "identity='id03'" in explorer.map.code
+
+
+def test_an_order_that_another_cohort_cannot_have_is_let_go(explorer):
+    explorer.controls["cohort"].value = "child-adult"
+    explorer.controls["identity"].value = "old"
+    explorer.controls["order"].value = "similarity"
+    assert explorer.chosen[1] == "old"
+    assert "identity='old'" in explorer.map.code
+    explorer.controls["identity"].value = "id09"
+    assert "identity='id09'" in explorer.map.code
+    explorer.controls["cohort"].value = "child-child"
+    assert "no images of this cohort" in said(explorer)
+    assert explorer.controls["order"].value == "identity"
+    assert "order='identity'" in explorer.map.code
+    assert len(explorer.confused_pairs()) == 10
+
+
+def test_many_identities_are_clustered_in_the_background(explored, explorer, monkeypatch):
+    monkeypatch.setattr(orders, "_CLUSTERED_AT_ONCE", 1)
+    explorer.controls["order"].value = "age"
+    before = explorer._linked.row_order.tolist()
+    explorer.controls["order"].value = "cluster"
+    rows, columns = order_sides(explored, explored.matrices("child-child"), "cluster")
+    assert rows.tolist() != before
+    until = time.monotonic() + 20
+    while explorer._standing != "cluster" and time.monotonic() < until:
+        assert explorer._linked.row_order.tolist() in (before, rows.tolist())
+        time.sleep(0.01)
+    assert explorer._linked.row_order.tolist() == rows.tolist()
+    assert explorer._linked.column_order.tolist() == columns.tolist()
+    assert said(explorer) == ""
+    assert "order='cluster'" in explorer.map.code
 
 
 def test_a_row_of_the_table_leads_to_its_cell(explorer):

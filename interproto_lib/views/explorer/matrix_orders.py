@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +14,8 @@ from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.explorer.orders import ORDERS, cluster_order, name_order, similarity_order, value_order
 
 Places = NDArray[np.int64]
+
+_CLUSTERED_AT_ONCE = 1000  # identities a side that take a fraction of a second
 
 
 def order_sides(
@@ -47,6 +52,59 @@ def order_sides(
         raise ConfigError(f"unknown order {order!r}: choose one of {', '.join(ORDERS)}.")
     rank = np.argsort(orders[order]())
     return np.argsort(rank[matrices.rows]), np.argsort(rank[matrices.columns])
+
+
+class ClusterOrders:
+    """The orders `cluster` of the cohorts of some runs: of many identities computed in a thread, and all kept.
+
+    Attributes:
+        explored: The runs.
+    """
+
+    def __init__(self, explored: ExploredRuns) -> None:
+        self.explored = explored
+        self._kept: dict[tuple[str, str], tuple[Places, Places]] = {}
+        self._under_way: set[tuple[str, str]] = set()
+
+    def ready(self, matrices: CohortMatrices) -> bool:
+        """Whether the order is there, or there in a moment."""
+        few = max(len(matrices.rows), len(matrices.columns)) <= _CLUSTERED_AT_ONCE
+        return few or (matrices.cohort, matrices.quantity) in self._kept
+
+    def order(self, matrices: CohortMatrices) -> tuple[Places, Places]:
+        """Give the order, computed now if it is not there.
+
+        Args:
+            matrices: The matrices of the cohort.
+
+        Returns:
+            As `order_sides`.
+        """
+        key = matrices.cohort, matrices.quantity
+        if key not in self._kept:
+            self._kept[key] = order_sides(self.explored, matrices, "cluster")
+        return self._kept[key]
+
+    def begin(self, matrices: CohortMatrices, done: Callable[[CohortMatrices], None]) -> None:
+        """Compute the order in a thread, unless that is under way.
+
+        Args:
+            matrices: The matrices of the cohort.
+            done: Called in the thread with the matrices, once their order is there.
+        """
+        key = matrices.cohort, matrices.quantity
+        if key in self._under_way:
+            return
+        self._under_way.add(key)
+
+        def compute() -> None:
+            try:
+                self.order(matrices)
+            finally:
+                self._under_way.discard(key)
+            done(matrices)
+
+        threading.Thread(target=compute, name="cluster order", daemon=True).start()
 
 
 def find_identity(explored: ExploredRuns, matrices: CohortMatrices, text: str) -> tuple[int, int]:

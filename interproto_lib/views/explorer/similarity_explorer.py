@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 from interproto_lib.analysis.similarity import COHORTS
 from interproto_lib.errors import ConfigError, InterprotoError
 from interproto_lib.views.explorer.cell_pane import CellPane
-from interproto_lib.views.explorer.cohort_matrices import QUANTITIES
+from interproto_lib.views.explorer.cohort_matrices import QUANTITIES, CohortMatrices
 from interproto_lib.views.explorer.confused_pane import ConfusedPane
 from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.explorer.inputs import labelled_choice, row_of_inputs
-from interproto_lib.views.explorer.matrix_orders import find_identity, order_sides
+from interproto_lib.views.explorer.matrix_orders import ClusterOrders, find_identity, order_sides
 from interproto_lib.views.explorer.orders import ORDERS
 from interproto_lib.views.explorer.projection_explorer import ProjectionExplorer
 from interproto_lib.views.explorer.similarity_map import POOLINGS, Side, SimilarityMap
 from interproto_lib.views.explorer.tiles import LinkedMatrices
-from interproto_lib.views.explorer.view_figure import similarity_view_figure
+from interproto_lib.views.explorer.view_figure import FIGURE_PIXELS, draw_tile
 from interproto_lib.views.style import LabelledFigure
 from interproto_lib.views.wording import cohort_words
 
@@ -81,6 +81,8 @@ class SimilarityExplorer:
         self._linked = self._linked_matrices()
         self._identity: str | None = before.get("identity")  # that the order `similarity` goes by
         self._latest: str | None = None  # looked at last: what it would go by next
+        self._standing = "identity"  # the order that the maps show; another may be asked for and not be ready yet
+        self._clusters = ClusterOrders(explored)
         self._marked: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._filling = False
         self.map = SimilarityMap(
@@ -157,20 +159,22 @@ class SimilarityExplorer:
         self.mark(projection.map.selected)
 
     def figure(self) -> LabelledFigure:
-        """Draw the static figure of what is shown; `similarity_view_figure` with the code's arguments draws the same."""
-        view, linked = self.map.view, self._linked
-        shown = [tuple(view.get(side) or (0, n)) for side, n in self._sizes()]
-        if self.map.pooling == "max" and linked.needs_maxima(*shown, PIXELS):
+        """Draw the static figure of what is shown, as `similarity_view_figure` draws it with the code's arguments."""
+        options, linked, pixels = self._figure_options(), self._linked, (FIGURE_PIXELS, FIGURE_PIXELS)
+        rows = options.get("rows", (0, len(self._matrices.rows)))
+        columns = options.get("columns", (0, len(self._matrices.columns)))
+        if self.map.pooling == "max" and linked.needs_maxima(rows, columns, pixels):
             linked.start_maxima()
             linked.wait_for_maxima()
+        tile = linked.tile(rows, columns, pixels, pooling=self.map.pooling)
         return draw_tile(
             self.explored,
             self._matrices,
-            linked.tile(*shown, PIXELS, pooling="max" if self.map.pooling == "max" else "mean"),
+            tile,
             (linked.row_order, linked.column_order),
-            (shown[0], shown[1]),
-            order=self._shown_order,
-            limit=round(max(self.map.limits), 4),
+            (rows, columns),
+            order=self._standing,
+            limit=options["limit"],
         )
 
     def confused_pairs(self) -> pd.DataFrame:
@@ -284,11 +288,19 @@ class SimilarityExplorer:
         chosen = self.map.chosen
         self.map.show(self._linked, self._matrices.titles, *self._sides())
         self._fill("limit", round(max(self.map.limits), 4))
-        self._reorder()
+        problem = None
+        try:
+            self._reorder()
+        except ConfigError as error:  # the identity that was ordered by is not in this cohort
+            problem = error
+            self._fill("order", "identity")
+            self._reorder()
         self.mark(self._marked)
         if self.map.chosen == chosen:  # the same numbers may be of other identities, or of other images
             self._show_reason()
         self.confused.show(self._matrices)
+        if problem is not None:
+            raise problem
 
     def _choose_order(self) -> None:
         if self.controls["order"].value == "similarity":
@@ -300,24 +312,19 @@ class SimilarityExplorer:
     def _reorder(self) -> None:
         order = self.controls["order"].value
         if order == "cluster" and not self._clusters.ready(self._matrices):
-            self._say("Clustering the identities; the order changes when it is done.")
-            self._clusters.begin(self._matrices, self._stand_clustered)
-            return
-        clustered = order == "cluster"
-        rows, columns = (
-            self._clusters.order(self._matrices)
-            if clustered
-            else order_sides(self.explored, self._matrices, order, identity=self._identity)
-        )
-        self._stand(rows, columns)
-
-    def _stand(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> None:
+            self._say("Similar identities are being brought together; the order changes when that is done.")
+            self._clusters.begin(self._matrices, self._clustered)
+            order = self._standing if self._standing != "cluster" else "identity"
+        if order == "cluster":
+            rows, columns = self._clusters.order(self._matrices)
+        else:
+            rows, columns = order_sides(self.explored, self._matrices, order, identity=self._identity)
         self.map.reorder(rows, columns)
-        self._shown_order = self.controls["order"].value
+        self._standing = order
         self._fill_numbers()
 
-    def _stand_clustered(self, matrices: CohortMatrices) -> None:
-        """Take the order that was computed in the background, unless something else is asked for by now."""
+    def _clustered(self, matrices: CohortMatrices) -> None:
+        """Take the order that was computed in a thread, unless something else is shown or asked for by now."""
         if matrices is self._matrices and self.controls["order"].value == "cluster":
             self._guarded(self._reorder)(None)
 
@@ -384,12 +391,12 @@ class SimilarityExplorer:
             self.map.view = dict(before["view"])
 
     def _figure_options(self) -> dict[str, Any]:
-        view, order = self.map.view, self.controls["order"].value
+        view = self.map.view
         options: dict[str, Any] = {
             "cohort": self._matrices.cohort,
             "quantity": self._matrices.quantity,
-            "order": order,
-            "identity": self._identity if order == "similarity" else None,
+            "order": self._standing,
+            "identity": self._identity if self._standing == "similarity" else None,
             "rows": _span(view.get("rows"), len(self._matrices.rows)),
             "columns": _span(view.get("columns"), len(self._matrices.columns)),
             "pooling": self.map.pooling,

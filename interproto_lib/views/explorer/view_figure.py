@@ -27,6 +27,9 @@ from interproto_lib.views.style import (
 )
 from interproto_lib.views.wording import cohort_words, compared, listed, number
 
+FIGURE_PIXELS = 300
+"""Cells, or blocks of cells, that a panel of the static figure shows along each side at most."""
+
 _NAMES_UP_TO = 24
 _STRIP = 0.035
 
@@ -42,7 +45,7 @@ def similarity_view_figure(
     columns: tuple[float, float] | None = None,
     pooling: Pooling = "mean",
     limit: float | None = None,
-    pixels: int = 300,
+    pixels: int = FIGURE_PIXELS,
 ) -> LabelledFigure:
     """Draw a part of the matrices of one or two runs and of their difference, in one order and one colour range.
 
