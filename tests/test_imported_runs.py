@@ -549,7 +549,7 @@ NOTEBOOKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", [*NOTEBOOKS, "07_ablations"])
+@pytest.mark.parametrize("notebook", [*NOTEBOOKS, "07_ablations", "08_explore"])
 @pytest.mark.parametrize(("experiment", "baseline"), [("mixed", "arcface"), ("imported", "means")])
 def test_notebooks_run_on_imported_runs(experiments, experiment, baseline, notebook):
     call, output = run_notebook(notebook, experiment, experiments, baseline=baseline, **NOTEBOOKS.get(notebook, {}))
@@ -564,6 +564,11 @@ def test_notebooks_run_on_imported_runs(experiments, experiment, baseline, noteb
     assert complaints == []
     results = json.loads((experiments / experiment / "results" / f"{notebook}.json").read_text())["results"]
     methods = {name.rpartition("-s")[0] for result in results for name in result["runs"]}
+    if notebook == "08_explore":  # two runs side by side
+        assert len(methods) == 2
+        assert baseline in methods
+        assert methods & {"means", "head"}
+        return
     assert methods == set(runs_by_method(experiments / experiment, baseline)) or notebook in ("03_similarity",)
     assert methods >= {"means", "head"}
 
