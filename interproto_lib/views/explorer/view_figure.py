@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -203,16 +204,7 @@ def _mark_sides(
     for which, (side, order, (first, last)) in enumerate(zip(sides, orders, shown, strict=True)):
         start, stop = max(0, int(first)), min(len(order), int(np.ceil(last)))
         identities = side[order[start:stop]]
-        for child, a, b in _stretches(explored.is_child[identities]):
-            colour = CHILD_COLOUR if child else ADULT_COLOUR
-            along, across = (start + a, b - a), (-_STRIP, _STRIP * 0.8)
-            x, y, width, height = (across[0], along[0], across[1], along[1]) if which == 0 else (
-                along[0], across[0], along[1], across[1],
-            )  # fmt: skip
-            transform = axes.get_yaxis_transform() if which == 0 else axes.get_xaxis_transform()
-            axes.add_patch(
-                Rectangle((x, y), width, height, transform=transform, color=colour, linewidth=0, clip_on=False)
-            )
+        axes.add_collection(_strip(axes, explored.is_child[identities], start, vertical=which == 0), autolim=False)
         axis = axes.yaxis if which == 0 else axes.xaxis
         if stop - start <= _NAMES_UP_TO:
             labels = [str(name) for name in explored.names[identities]] if named or which == 1 else []
@@ -222,6 +214,24 @@ def _mark_sides(
             axis.set_ticks([])
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#8C8C8C")
+
+
+def _strip(axes: Axes, is_child: NDArray[np.bool_], start: int, *, vertical: bool) -> PatchCollection:
+    """A strip outside an axis in the colours of child identities and others; of many identities by majority."""
+    block = -(-len(is_child) // FIGURE_PIXELS)
+    starts = np.arange(0, len(is_child), block)
+    shares = np.add.reduceat(is_child, starts, dtype=np.int64) / np.minimum(block, len(is_child) - starts)
+    bars, colours = [], []
+    for child, first, last in _stretches(shares >= 0.5 if block > 1 else is_child):
+        place, length = start + first * block, min(last * block, len(is_child)) - first * block
+        bars.append(
+            Rectangle((-_STRIP, place), 0.8 * _STRIP, length)
+            if vertical
+            else Rectangle((place, -_STRIP), length, 0.8 * _STRIP)
+        )
+        colours.append(CHILD_COLOUR if child else ADULT_COLOUR)
+    transform = axes.get_yaxis_transform() if vertical else axes.get_xaxis_transform()
+    return PatchCollection(bars, facecolors=colours, linewidths=0, transform=transform, clip_on=False)
 
 
 def _stretches(marks: NDArray[np.bool_]) -> list[tuple[bool, int, int]]:
