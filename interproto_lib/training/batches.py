@@ -119,7 +119,7 @@ class EpochBatches:
         starts = [step * self._batch_size + number * size for step in range(first_step, self.steps_per_epoch)]
         parts = [slice(start, start + size) for start in starts]
         if self._resident is not None:
-            found = (self._resident[order_on_device[part]] for part in parts)
+            found = (self._resident.index_select(0, order_on_device[part]) for part in parts)
         else:
             found = self._read_ahead([order[part].numpy() for part in parts])
         with closing(found):
@@ -180,7 +180,8 @@ def _mirror(images: Tensor, mirrored: Tensor) -> Tensor:
     if images.device.type != "cpu":
         return torch.where(mirrored[:, None, None, None], images.flip(2), images)
     rows = np.flatnonzero(mirrored.numpy())
-    images.numpy()[rows] = images[rows].flip(2).numpy()  # numpy copies whole images, torch.where single bytes
+    # numpy and index_select copy whole images, torch.where and indexing single bytes
+    images.numpy()[rows] = images.index_select(0, torch.from_numpy(rows)).flip(2).numpy()
     return images
 
 

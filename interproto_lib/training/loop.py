@@ -23,7 +23,7 @@ from interproto_lib.progress import ProgressStyle
 from interproto_lib.runs import RunFolder, environment, write_table
 from interproto_lib.training.batches import Batch, EpochBatches
 from interproto_lib.training.checkpoints import CHECKPOINT_FOLDER, CheckpointStore, TrainingState
-from interproto_lib.training.memory import held_by_process, predict_memory
+from interproto_lib.training.memory import held_by_process, keep_freed_memory, predict_memory
 from interproto_lib.training.metrics import MetricsLog, available_memory_bytes, peak_memory_bytes
 from interproto_lib.training.parts import PartedBatch
 from interproto_lib.training.processes import (
@@ -108,6 +108,8 @@ def _train(config: TrainConfig, dataset: FaceDataset, run: RunFolder, progress: 
             return run
         with ending_together():
             device = device_of_rank(config.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), torch_threads(config.threads or None):
             with ending_together():

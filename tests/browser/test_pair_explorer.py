@@ -241,9 +241,13 @@ def test_in_jupyterlab_the_kernel_knows_the_threshold_and_sends_pictures(open_no
     box.wait_for()
     box.fill("0.1")
     box.press("Enter")
-    page.page.wait_for_timeout(600)
-    page.run_cell(1)
-    expect(page.page.locator(".jp-OutputArea-output", has_text="{'ArcFace': 0.1")).to_be_visible()
+    told = page.page.locator(".jp-OutputArea-output", has_text="{'ArcFace': 0.1")
+    for _ in range(20):  # the kernel hears of it when it has time
+        page.run_cell(1)
+        page.page.wait_for_timeout(500)
+        if told.count():
+            break
+    expect(told).to_be_visible()
     page.run_cell(2)
     errors = int(page.page.locator(".jp-OutputArea-output pre").last.inner_text())
     expect(page.page.get_by_text(f"of {errors}")).to_be_visible()
