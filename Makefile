@@ -22,7 +22,7 @@ reproduce: $(STAMP) ## run the whole comparison, end with the report (PRESET=dem
 	$(BIN)/python -m interproto_lib.cli reproduce --preset $(PRESET) --cores $(CORES) --runs-dir $(RUNS)
 
 test: $(STAMP) ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lab: $(STAMP) ## open JupyterLab on the notebooks (LAB="--no-browser --port 9999" for its options)
 	$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(LAB)

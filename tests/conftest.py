@@ -14,6 +14,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 REPO = Path(__file__).resolve().parents[1]
 
+# Modules are collected for their doctests. Two of one name cannot be: these hold fixtures, and no examples.
+collect_ignore = ["conftest.py", "browser/conftest.py"]
+
 NotebookWriter = Callable[..., Path]
 
 

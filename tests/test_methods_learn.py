@@ -26,7 +26,7 @@ N_HELD_OUT = 40
 # Weight of the age loss: the published one; AE-CNN's was never published.
 AGE_WEIGHTS = {"oe_cnn": 0.001, "ae_cnn": 0.1, "dal": 0.1, "mtlface": 0.001}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("methods learn")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,6 @@ def tiny(tmp_path_factory):
     return reproduce("tiny", runs_dir, cores=2), runs_dir / "tiny"
 
 
-@pytest.mark.xdist_group("tiny")
 def test_the_batch_ends_with_a_report_that_opens_offline(tiny):
     said, folder = tiny
     report = Path(re.search(r"^Report: (.*)$", said, re.MULTILINE).group(1))
@@ -67,7 +66,6 @@ def test_the_batch_ends_with_a_report_that_opens_offline(tiny):
     assert "accuracy" in said, "the training lines are streamed"
 
 
-@pytest.mark.xdist_group("tiny")
 def test_every_notebook_shows_figures_and_complains_of_nothing(tiny):
     _, folder = tiny
     copies = sorted((folder / "notebooks").glob("*.ipynb"))
@@ -78,7 +76,6 @@ def test_every_notebook_shows_figures_and_complains_of_nothing(tiny):
         assert complaints == [], copy.name
 
 
-@pytest.mark.xdist_group("tiny")
 def test_what_is_told_is_what_was_computed(tiny):
     """The story's numbers, computed again from the saved vectors by the definitions, image pair by image pair."""
     _, folder = tiny
@@ -104,7 +101,6 @@ def test_what_is_told_is_what_was_computed(tiny):
     assert row["value"].item() == pytest.approx(np.sqrt((cosines**2).mean()), abs=1e-6)
 
 
-@pytest.mark.xdist_group("tiny")
 def test_accuracies_are_judged_at_the_epoch_and_threshold_of_validation_people(tiny):
     """Chosen again from the saved scores by trying every epoch and every cut."""
     _, folder = tiny
@@ -131,7 +127,6 @@ def test_accuracies_are_judged_at_the_epoch_and_threshold_of_validation_people(t
             assert told[method, kind] == pytest.approx(100 * accuracy, abs=1e-9)
 
 
-@pytest.mark.xdist_group("tiny")
 def test_the_tables_of_the_paper_are_there_in_three_forms_with_ours_beside(tiny):
     _, folder = tiny
     for stem in ("05_table1", "05_table2", "05_table4", "06_table3", "07_table5"):
@@ -143,7 +138,6 @@ def test_the_tables_of_the_paper_are_there_in_three_forms_with_ours_beside(tiny)
         assert r"\toprule" in (folder / "tables" / f"{stem}.tex").read_text()
 
 
-@pytest.mark.xdist_group("tiny")
 def test_the_trainings_learn(tiny):
     """Far above chance on people they were trained on and on people they never saw."""
     _, folder = tiny
@@ -155,7 +149,6 @@ def test_the_trainings_learn(tiny):
         assert min(accuracy.values()) > 60
 
 
-@pytest.mark.xdist_group("tiny")
 @pytest.mark.parametrize(
     ("notebook", "record"),
     [(name, f"results/{name}.json") for name in NOTEBOOKS if name not in ("01_datasets_and_ages", "02_train")]
@@ -171,7 +164,6 @@ def test_records_hold_all_parameters(tiny, notebook, record):
     assert written["results"], "there is something to record"
 
 
-@pytest.mark.xdist_group("tiny")
 def test_a_second_call_does_nothing_again(tiny):
     _, folder = tiny
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if ".snakemake" not in path.parts}
@@ -182,7 +174,6 @@ def test_a_second_call_does_nothing_again(tiny):
     assert "Report: " in said
 
 
-@pytest.mark.xdist_group("tiny")
 @pytest.mark.parametrize("notebook", NOTEBOOKS)
 def test_each_notebook_runs_alone_with_plain_papermill(tiny, tmp_path, notebook):
     _, folder = tiny

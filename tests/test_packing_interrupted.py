@@ -54,7 +54,7 @@ def test_killed_at_twenty_moments_it_gives_the_same_bytes(tmp_path: Path):
     folder = tmp_path / "killed"
     n_killed, n_kills, reached = 0, 0, [0]
     while True:
-        process = begin(folder, n_threads=chance.choice([1, 2, 4]), seconds_an_image=0.02)
+        process = begin(folder, n_threads=chance.choice([1, 2, 4]), seconds_an_image=0.04)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         try:

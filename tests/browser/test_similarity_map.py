@@ -41,7 +41,8 @@ def made(n: int = N, m: int = M, **settings) -> SimilarityMap:
 
 def settle(shown: AnsweredPage) -> None:
     """Wait until everything asked for is drawn, and the kernel knows the view."""
-    shown.page.wait_for_function("document.querySelector('.ip-view').dataset.waiting === 'false'")
+    view = "document.querySelector('.ip-view').dataset"
+    shown.page.wait_for_function(f"{view}.waiting === 'false' && {view}.moving !== 'true'")
     shown.page.wait_for_timeout(350)
 
 

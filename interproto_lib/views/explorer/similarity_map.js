@@ -290,10 +290,12 @@ class SimilarityMapView {
     this.redraw();
     this.askForTiles();
     clearTimeout(this.settling);
+    this.root.dataset.moving = "true";
     this.settling = setTimeout(() => this.keepView(), SETTLED_MS);
   }
 
   keepView() {
+    this.root.dataset.moving = "false";
     this.model.set("view", this.view.spans());
     this.model.save_changes();
   }
