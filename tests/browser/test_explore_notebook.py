@@ -77,7 +77,9 @@ def values_of(explored, cohort, row, column):
 
 def test_all_cells_run_and_draw(notebook, similarity):
     pictures = notebook.page.locator(".jp-RenderedImage img")
-    assert pictures.count() == 4
+    expect(pictures).to_have_count(4, timeout=20_000)
+    expect(similarity.locator(".ip-view").first).to_have_attribute("data-waiting", "false", timeout=20_000)
+    notebook.page.wait_for_timeout(500)  # what was asked for last is drawn
     for canvas in similarity.locator(".ip-matrix").all():
         assert colours_of(canvas) > 5
     plane = notebook.page.locator(".jp-OutputArea-output").filter(has_text="Drag to").last.locator("canvas").first
