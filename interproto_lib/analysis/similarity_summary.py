@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -136,19 +136,7 @@ def most_confused_pairs(matrix: SimilarityMatrix, *, top: int = 20) -> pd.DataFr
     """
     if top < 1:
         raise ConfigError(f"top is {top}; it must be at least 1.")
-    best_values = np.empty(0, dtype=np.float32)
-    best_rows = best_columns = np.empty(0, dtype=np.int64)
-    for start, left, block in _masked_blocks(matrix):
-        floor = best_values[-1] if len(best_values) == top else -np.inf
-        flat = block.ravel()
-        found = np.flatnonzero(flat > floor)  # NaN compares false
-        if len(found) > top:
-            found = found[np.argpartition(-flat[found], top - 1)[:top]]
-        values = np.concatenate([best_values, flat[found]])
-        rows = np.concatenate([best_rows, start + found // block.shape[1]])
-        columns = np.concatenate([best_columns, left + found % block.shape[1]])
-        order = np.lexsort((columns, rows, -values))[:top]
-        best_values, best_rows, best_columns = values[order], rows[order], columns[order]
+    best_rows, best_columns, best_values = highest_cells(_masked_blocks(matrix), top)
     return pd.DataFrame(
         {
             "row_identity": matrix.row_identities[best_rows],
@@ -158,6 +146,40 @@ def most_confused_pairs(matrix: SimilarityMatrix, *, top: int = 20) -> pd.DataFr
             "n_column_images": matrix.n_column_images[best_columns],
         }
     )
+
+
+def highest_cells(
+    blocks: Iterable[tuple[int, int, Floats]], top: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Find the highest cells of a matrix that comes block by block.
+
+    Args:
+        blocks: Row and column of a block's first cell in the matrix, and its values (r, c); NaN counts nowhere.
+        top: How many cells, >= 1; fewer are returned where there are fewer.
+
+    Returns:
+        Rows, columns and values of the cells (k,), highest first, equal ones by row and column.
+
+    Example:
+        >>> blocks = [(0, 0, np.array([[1.0, 3.0]])), (1, 0, np.array([[2.0, np.nan]]))]
+        >>> rows, columns, values = highest_cells(blocks, 2)
+        >>> rows.tolist(), columns.tolist(), values.tolist()
+        ([0, 1], [1, 0], [3.0, 2.0])
+    """
+    best: Floats = np.empty(0, dtype=np.float32)
+    rows = columns = np.empty(0, dtype=np.int64)
+    for first_row, first_column, block in blocks:
+        floor = best[-1] if len(best) == top else -np.inf
+        flat = block.ravel()
+        found = np.flatnonzero(flat > floor)  # NaN compares false
+        if len(found) > top:
+            found = found[np.argpartition(-flat[found], top - 1)[:top]]
+        best = np.concatenate([best, flat[found]])
+        rows = np.concatenate([rows, first_row + found // block.shape[1]])
+        columns = np.concatenate([columns, first_column + found % block.shape[1]])
+        order = np.lexsort((columns, rows, -best))[:top]
+        best, rows, columns = best[order], rows[order], columns[order]
+    return rows, columns, best
 
 
 def prototype_feature_gap(matrix: SimilarityMatrix, prototypes: Floats, classes: pd.DataFrame) -> PrototypeFeatureGap:

@@ -56,11 +56,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     Returns:
         The sum, the same on all ranks, without gradient where there are several.
     """
-    if world_size() == 1:
-        return value
-    total = value.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total
+    return _reduced(value, torch.distributed.ReduceOp.SUM)
 
 
 def average_over_ranks(value: Tensor) -> Tensor:
@@ -84,11 +80,15 @@ def max_over_ranks(value: Tensor) -> Tensor:
     Returns:
         The maxima, the same on all ranks, without gradient where there are several.
     """
+    return _reduced(value, torch.distributed.ReduceOp.MAX)
+
+
+def _reduced(value: Tensor, operation: torch.distributed.ReduceOp.RedOpType) -> Tensor:
     if world_size() == 1:
         return value
-    largest = value.detach().clone()
-    torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
-    return largest
+    reduced = value.detach().clone()
+    torch.distributed.all_reduce(reduced, op=operation)
+    return reduced
 
 
 def gather_rows(rows: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 import traitlets
 from numpy.typing import NDArray
 
+from interproto_lib.analysis.similarity_summary import highest_cells
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.explorer.cohort_matrices import CohortMatrices
 from interproto_lib.views.explorer.explored import ExploredRuns
@@ -48,30 +49,31 @@ def most_confused_cells(
         raise ConfigError(f"matrix {which}: there are {len(matrices.matrices)}, counted from 0.")
     if top < 1:
         raise ConfigError(f"top is {top}; it must be at least 1.")
-    matrix = matrices.matrices[which]
+    blocks = _blocks(matrices, matrices.matrices[which], progress=progress, stop=stop)
+    rows, columns, _ = highest_cells(blocks, top)
+    if stop is not None and stop.is_set():
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    return rows, columns
+
+
+def _blocks(
+    matrices: CohortMatrices,
+    matrix: TermMatrix,
+    *,
+    progress: Callable[[int, int], None] | None,
+    stop: threading.Event | None,
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Row and column of each block's first cell and its values, until the end or a stop; see `highest_cells`."""
     n_rows, n_columns = len(matrices.rows), len(matrices.columns)
-    best = np.empty(0, dtype=np.float32)
-    rows = columns = np.empty(0, dtype=np.int64)
     step = max(1, _CELLS_AT_A_TIME // n_columns)
     for start in range(0, n_rows, step):
         if stop is not None and stop.is_set():
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+            return
         end = min(start + step, n_rows)
         left = start if matrices.is_symmetric else 0  # what lies below the diagonal is above it as well
-        block = _different_cells(matrix, matrices, start, end, left)
-        floor = best[-1] if len(best) == top else -np.inf
-        flat = block.ravel()
-        found = np.flatnonzero(flat > floor)  # NaN compares false
-        if len(found) > top:
-            found = found[np.argpartition(-flat[found], top - 1)[:top]]
-        best = np.concatenate([best, flat[found]])
-        rows = np.concatenate([rows, start + found // block.shape[1]])
-        columns = np.concatenate([columns, left + found % block.shape[1]])
-        order = np.lexsort((columns, rows, -best))[:top]
-        best, rows, columns = best[order], rows[order], columns[order]
+        yield start, left, _different_cells(matrix, matrices, start, end, left)
         if progress is not None:
             progress(end, n_rows)
-    return rows, columns
 
 
 def find_confused_pairs(
