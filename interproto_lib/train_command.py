@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from interproto_lib.config import TrainConfig
-from interproto_lib.errors import ConfigError, TrainingStoppedError
+from interproto_lib.errors import ConfigError, InterprotoError, TrainingStoppedError
 from interproto_lib.setting_checks import refuse_unknown
 
 HELP = "train in one process, or under torchrun in many"
@@ -42,6 +43,11 @@ A process that dies ends all of them: at once on its own machine, and where its 
 INTERPROTO_TIMEOUT_SECONDS (default 50).
 
 Exit status: 0 finished, 2 an error that the message explains, 130 interrupted, 143 stopped by SIGTERM."""
+
+EXIT_ERROR = 2
+"""Exit status after an error that the message explains."""
+
+_SECONDS_FOR_THE_MESSAGE = 1.0  # torchrun ends all processes once one has ended: first the one that says why
 
 
 def add_train_command(commands: Any) -> None:
@@ -134,7 +140,7 @@ def _value(name: str, text: str, hint: Any) -> Any:
 def _train(options: argparse.Namespace) -> None:
     from interproto_lib.data import load_dataset
     from interproto_lib.training.loop import train
-    from interproto_lib.training.processes import EndedElsewhereError, ending_together, joined_processes
+    from interproto_lib.training.processes import EndedElsewhereError, ending_together, joined_processes, leave_at_once
     from interproto_lib.training.torchrun import EXIT_STOPPED, stop_without_starter
 
     config = settings_of(preset=options.preset, method=options.method, seed=options.seed, changes=options.changes)
@@ -150,4 +156,10 @@ def _train(options: argparse.Namespace) -> None:
             print(f"interproto: {stopped}", file=sys.stderr, flush=True)
         sys.exit(EXIT_STOPPED)
     except EndedElsewhereError:
-        sys.exit(2)  # said where it was found
+        time.sleep(_SECONDS_FOR_THE_MESSAGE)
+        leave_at_once(EXIT_ERROR)
+    except InterprotoError as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise
+        print(f"interproto: {error}", file=sys.stderr)
+        leave_at_once(EXIT_ERROR)
