@@ -229,7 +229,9 @@ def reproduce(
 
     Args:
         preset: Name or path of the preset, see `interproto_lib.presets.read_preset`.
-        cores: CPU cores to use; as many trainings run side by side.
+        cores: CPU cores to use; as many trainings run side by side. One of several processes (`processes` in the
+            section `train`) counts as so many cores, or as all where there are fewer. On this machine's GPUs such
+            trainings follow one another, for each takes the first GPUs.
         runs_dir: Folder of all experiments, relative to the project.
         notebooks_dir: Folder of the notebooks.
         dry_run: Only print what would run, and before it an estimate of what the trainings cost.
@@ -257,6 +259,7 @@ def reproduce(
         *("--config", f"preset={chosen.path}", f"runs_dir={Path(runs_dir)}"),
         f"notebooks_dir={Path(notebooks_dir).resolve()}",
         *(["--dry-run", "--quiet", "host", "reason"] if dry_run else ["--quiet", "all"]),
+        *_one_training_on_the_gpus(chosen, snakemake_arguments),
         *snakemake_arguments,
     ]
     busy = f"Experiment {folder.name!r} is being run by another call. Wait for it, or stop it first."
@@ -286,6 +289,16 @@ def reproduce(
             + "The same command goes on from here."
         )
     return folder / REPORT_FILE
+
+
+def _one_training_on_the_gpus(preset: Preset, snakemake_arguments: Sequence[str]) -> list[str]:
+    """Give out no more GPUs than one training takes: each takes the machine's first ones. Elsewhere, as many as asked."""
+    import torch
+
+    elsewhere = any(argument.partition("=")[0] in ("--executor", "-e", "--profile") for argument in snakemake_arguments)
+    if elsewhere or not preset.trains_on_gpus or not torch.cuda.is_available():
+        return []
+    return ["--resources", f"gpu={preset.processes}"]
 
 
 def _check_graph(preset: Preset, notebooks_dir: Path, runs_dir: str | Path) -> None:

@@ -50,6 +50,7 @@ def write_fake_notebooks(folder: Path, write_notebook: Callable[..., Path]) -> P
     write(
         "02_train",
         'run: str = "run"  # name\nseed: int = 0  # seed\nepochs: int = 1  # passes\n'
+        'processes: int = 1  # processes\nbatch_parts: int = 1  # parts\ndevice: str = "auto"  # device\n'
         'inter_prototype: str = "none"  # scope\n',
         'if (folder / "fail").exists():\n    raise ValueError("the file fail is here")',
         TRAIN,

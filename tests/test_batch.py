@@ -430,6 +430,9 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
         path.write_text("this is no Snakefile")
     code, out, err = graph.call()
     assert (code, out, err) == (0, f"Report: {report}\n", "")
+    graph.set_preset(train={"epochs": 3, "processes": 1})  # decides no result
+    assert graph.call() == (0, f"Report: {report}\n", "")
+    assert graph.log() == done
     graph.set_preset(projection={"baseline": "interproto"})
     code, out, err = graph.call("--dry-run")
     assert code == 0
@@ -444,6 +447,61 @@ def test_the_graph_from_a_kill_to_the_report(tmp_path, write_notebook):
     assert code == 0, out + err
     assert graph.log()[len(done) :] == ["02_train all-s0 from 0", "07_ablations", "09_report"]
     assert set(REPO.iterdir()) - at_top == set()
+
+
+def dry_run(tmp_path, write_notebook, capfd, *arguments, cores=2, **train) -> dict[str, str]:
+    """Rule -> what Snakemake says that it would run of it, with the fake notebooks."""
+    notebooks = write_fake_notebooks(tmp_path / "notebooks", write_notebook)
+    preset = write_preset(tmp_path, train={"epochs": 3, **train}, methods={"arcface": {"inter_prototype": "none"}})
+    places = {"runs_dir": tmp_path / "runs", "notebooks_dir": notebooks, "snakemake_arguments": arguments}
+    capfd.readouterr()
+    reproduce(preset, dry_run=True, cores=cores, **places)
+    texts = re.split(r"^(?:local)?rule ", capfd.readouterr().out, flags=re.M)[1:]
+    return {text.partition(":")[0]: text for text in texts}
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, None), (2, 2), (8, 2)])
+def test_a_training_counts_as_the_cores_of_its_processes(tmp_path, write_notebook, capfd, cores, threads):
+    """Snakemake says no number where it is 1, which is all there is with one core."""
+    plans = dry_run(tmp_path, write_notebook, capfd, cores=cores, processes=2, batch_parts=4)
+    found = {rule: re.search(r"^ +threads: (\d+)$", text, flags=re.M) for rule, text in plans.items()}
+    assert (found["training"] and int(found["training"][1])) == threads
+    assert found["analysis"] is None
+    assert "gpu=2" in plans["training"]
+    assert "gpu=" not in plans["analysis"]
+
+
+def test_a_training_of_one_process_asks_for_nothing_more(tmp_path, write_notebook, capfd):
+    plan = dry_run(tmp_path, write_notebook, capfd)["training"]
+    assert "threads:" not in plan
+    assert "gpu=" not in plan
+
+
+@pytest.mark.parametrize(
+    ("gpus", "train", "arguments", "limit"),
+    [
+        (True, {"processes": 2, "batch_parts": 2}, [], ["gpu=2"]),
+        (True, {"processes": 2, "batch_parts": 2, "device": "cpu"}, [], []),
+        (True, {}, [], []),
+        (False, {"processes": 2, "batch_parts": 2}, [], []),
+        (True, {"processes": 2, "batch_parts": 2}, ["--executor", "slurm"], []),
+        (True, {"processes": 2, "batch_parts": 2}, ["--executor=slurm"], []),
+    ],
+)
+def test_on_the_gpus_of_this_machine_such_trainings_follow_one_another(
+    tmp_path, write_notebook, monkeypatch, gpus, train, arguments, limit
+):
+    """Each would take the first GPUs; other machines have GPUs of their own."""
+    import snakemake.cli
+    import torch
+
+    given = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus)
+    monkeypatch.setattr(snakemake.cli, "main", lambda arguments: (given.extend(arguments), sys.exit(0)))
+    notebooks = write_fake_notebooks(tmp_path / "notebooks", write_notebook)
+    preset = write_preset(tmp_path, train={"epochs": 3, **train})
+    reproduce(preset, runs_dir=tmp_path / "runs", notebooks_dir=notebooks, snakemake_arguments=arguments)
+    assert [given[i + 1] for i, argument in enumerate(given) if argument == "--resources"] == limit
 
 
 def running_under(folder: Path) -> list[str]:

@@ -84,12 +84,20 @@ def test_what_costs_more_costs_more():
 # --- rates ----------------------------------------------------------------------------------------
 
 
-def write_run(place: Path, config: TrainConfig, speed: float, *, image_size: int = IMAGE_SIZE, **machine: object):
+def write_run(
+    place: Path,
+    config: TrainConfig,
+    speed: float,
+    *,
+    image_size: int = IMAGE_SIZE,
+    processes: int = 1,
+    **machine: object,
+):
     """The three files of a finished run that a rate is read from."""
     place.mkdir(parents=True)
     here = {"cpus": environment()["cpus"], "device": "cpu", "gpu": None, **machine}
     info = {"train": config.to_dict(), "dataset": {"image_size": image_size}}
-    summary = {"images_per_second": speed, "n_identities": N_IDENTITIES}
+    summary = {"images_per_second": speed, "n_identities": N_IDENTITIES, "processes": processes}
     for name, content in (("config", info), ("environment", here), ("summary", summary)):
         (place / f"{name}.json").write_text(json.dumps(content))
 
@@ -260,6 +268,23 @@ def test_hours_are_told_with_their_sources(tmp_path: Path):
     assert "(1) measured: 1 finished run" in said
     assert "This is an estimate, of the trainings alone" in said
     assert "GPU-hours" not in said
+
+
+def test_processes_share_a_training_and_the_cores(tmp_path: Path):
+    """One finished run was done by four processes, another by one: 200 and 300 images a second of each process."""
+    for seed, (speed, processes) in enumerate([(800.0, 4), (300.0, 1)]):
+        write_run(tmp_path / "runs" / "other" / f"arcface-s{seed}", ARCFACE, speed, processes=processes)
+    common = yaml.safe_load(write_preset(tmp_path).read_text())["train"]
+    alone = estimate_costs(tmp_path / "mine.yaml", runs_dir=tmp_path / "runs")
+    preset = write_preset(tmp_path, train={**common, "batch_parts": 2, "processes": 2})
+    estimate = estimate_costs(preset, runs_dir=tmp_path / "runs", cores=5)
+    arcface = estimate.methods["arcface"]
+    assert arcface.images_per_second == pytest.approx(2 * 250.0)
+    assert arcface.hours == pytest.approx(2 * 3 * 400 / 500 / 3600)
+    assert arcface.gpu_hours == alone.methods["arcface"].gpu_hours, "on two GPUs half as long"
+    assert "CPU, each shared by 2 processes that are taken to be 2 times as fast as one, one training" in str(estimate)
+    assert "with 2 side by side on 4 cores" in str(estimate)
+    assert "side by side" not in str(estimate_costs(preset, runs_dir=tmp_path / "runs", cores=3))
 
 
 def test_where_a_cpu_takes_days_a_gpu_is_told_of(tmp_path: Path):

@@ -451,3 +451,44 @@ def test_likeness_that_cannot_be_is_refused(tmp_path: Path, content: dict[str, o
     write_preset(tmp_path)
     with pytest.raises(ConfigError, match=re.escape(message)):
         read_preset(write(tmp_path / "loop.yaml", **content))
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def test_processes_reach_the_training_alone(tmp_path: Path):
+    preset = read_preset(write_preset(tmp_path, train={"epochs": 3, "batch_parts": 4, "processes": 2}))
+    assert (preset.processes, preset.trains_on_gpus) == (2, True)
+    assert preset.parameters("02_train", method="arcface", seed=0)["processes"] == 2
+    assert all("processes" not in preset.parameters(name) for name in COMPARING)
+    assert read_preset(write_preset(tmp_path)).processes == 1
+
+
+@pytest.mark.parametrize(
+    ("train", "on_gpus"),
+    [({}, False), ({"processes": 2, "device": "cpu"}, False), ({"processes": 2, "device": "cuda"}, True)],
+)
+def test_several_processes_take_gpus_where_they_are_not_kept_off_them(
+    tmp_path: Path, train: dict[str, object], on_gpus: bool
+):
+    assert read_preset(write_preset(tmp_path, train={"batch_parts": 2, **train})).trains_on_gpus is on_gpus
+
+
+@pytest.mark.parametrize(
+    ("train", "methods", "message"),
+    [
+        ({"processes": 0}, {}, r"'arcface': processes=0: must be a whole number, at least 1"),
+        ({"processes": True}, {}, r"processes=True: must be a whole number"),
+        ({"processes": 2.0}, {}, r"processes=2\.0: must be a whole number"),
+        ({"processes": "two"}, {}, r"processes='two': must be a whole number"),
+        ({"processes": 2}, {}, r"processes=2: must be a divisor of batch_parts=1; set batch_parts .* a multiple of 2"),
+        ({"processes": 2, "batch_parts": 4}, {"batch_parts": 3, "batch_size": 12}, r"'other': .*batch_parts=3"),
+        ({}, {"processes": 2}, r"'other': 'processes' is the same for all trainings .* set it in section 'train'"),
+    ],
+)
+def test_processes_that_cannot_be_are_refused(
+    tmp_path: Path, train: dict[str, object], methods: dict[str, object], message: str
+):
+    path = write_preset(tmp_path, train=train, methods={"arcface": {}, "other": {"inter_prototype": "all", **methods}})
+    with pytest.raises(ConfigError, match=message):
+        read_preset(path)

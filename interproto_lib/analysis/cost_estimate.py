@@ -36,9 +36,9 @@ class MethodCosts:
         n_trainings: Trainings to do.
         n_images: Images seen in all of them together: epochs times training images.
         ratio: Multiply-adds of an image beside those of ArcFace on the preset's common network.
-        images_per_second: The rate taken.
+        images_per_second: The rate taken, of all processes of a training together.
         basis: Where the rate comes from, in words.
-        gpu_images_per_second: The rate by what is stated for a GPU.
+        gpu_images_per_second: The rate by what is stated for one GPU.
         gpu_basis: Where that comes from, in words.
     """
 
@@ -57,7 +57,7 @@ class MethodCosts:
 
     @property
     def gpu_hours(self) -> float:
-        """The same at the rate of the stated GPU."""
+        """GPUs times hours at the rate of the stated GPU."""
         return self.n_images / self.gpu_images_per_second / 3600
 
 
@@ -74,7 +74,8 @@ class CostEstimate:
         on_gpu: Whether this machine has a GPU to train on.
         methods: Method -> what its trainings cost that are not done; empty where `images` is None.
         n_unread: Finished runs that could not be read, and so give no rate.
-        cores: Trainings side by side.
+        cores: Trainings of one process side by side.
+        processes: Processes that share each training.
     """
 
     preset: str
@@ -86,6 +87,7 @@ class CostEstimate:
     methods: Mapping[str, MethodCosts]
     n_unread: int
     cores: int
+    processes: int
 
     @property
     def n_images(self) -> int:
@@ -99,7 +101,7 @@ class CostEstimate:
 
     @property
     def gpu_hours(self) -> float:
-        """The same on the GPU of the stated reference."""
+        """GPUs times hours of all trainings to do, on the GPU of the stated reference."""
         return sum(costs.gpu_hours for costs in self.methods.values())
 
     def __str__(self) -> str:
@@ -117,10 +119,10 @@ class CostEstimate:
             f"Each sees {self.images.n_images:,} images of {self.images.n_identities:,} identities "
             f"({self.images.source}) in {epochs} epochs: {self.n_images:,} images in all."
         )
-        where = "GPU" if self.on_gpu else "CPU"
+        where = f"GPU{'s' if self.processes > 1 else ''}" if self.on_gpu else "CPU"
         lines.append(
-            f"Estimate: {_duration(self.hours)} of training on this machine's {where}, one training after the other"
-            f"{self._side_by_side()}."
+            f"Estimate: {_duration(self.hours)} of training on this machine's {where}{self._shared()}, one training after "
+            f"the other{self._side_by_side()}."
         )
         if self._tells_of_a_gpu():
             bases = " or ".join(dict.fromkeys(costs.gpu_basis for costs in self.methods.values()))
@@ -146,11 +148,17 @@ class CostEstimate:
     def _tells_of_a_gpu(self) -> bool:
         return not self.on_gpu and self.hours > DAY_HOURS
 
+    def _shared(self) -> str:
+        """The processes of a training, and what is taken for granted of them."""
+        n = self.processes
+        return "" if n == 1 else f", each shared by {n} processes that are taken to be {n} times as fast as one"
+
     def _side_by_side(self) -> str:
-        n = min(self.cores, self.n_trainings - self.n_finished)
+        n = min(self.cores // self.processes, self.n_trainings - self.n_finished)
         if self.on_gpu or n < 2:
             return ""
-        return f"; {_duration(self.hours / n)} with {n} side by side on as many cores"
+        cores = "as many cores" if self.processes == 1 else f"{n * self.processes} cores"
+        return f"; {_duration(self.hours / n)} with {n} side by side on {cores}"
 
 
 _CAVEATS = (
@@ -169,12 +177,13 @@ def estimate_costs(preset: Preset | str | Path, *, runs_dir: str | Path = "runs"
 
     Rates come, in this order, from finished runs in `runs_dir` of the same method, network and image size on the same
     kind of machine; from such runs of other methods, scaled by multiply-adds; from the stated reference of a CPU or of
-    a GPU, scaled likewise. Where there are several runs their median counts.
+    a GPU, scaled likewise. Where there are several runs their median counts. A training is taken to go as many times as
+    fast as processes share it; so are the finished runs.
 
     Args:
         preset: The preset, or its name or file.
         runs_dir: Folder of all experiments.
-        cores: Trainings side by side.
+        cores: Trainings of one process side by side.
 
     Returns:
         The estimate.
@@ -207,7 +216,7 @@ def estimate_costs(preset: Preset | str | Path, *, runs_dir: str | Path = "runs"
                 n_trainings=waiting.count(method),
                 n_images=waiting.count(method) * config.epochs * images.n_images,
                 ratio=own / plain,
-                images_per_second=median(rate.of(own) for rate in rates),
+                images_per_second=chosen.processes * median(rate.of(own) for rate in rates),
                 basis=rates[0].source,
                 gpu_images_per_second=of_gpu.of(own),
                 gpu_basis=of_gpu.source,
@@ -222,6 +231,7 @@ def estimate_costs(preset: Preset | str | Path, *, runs_dir: str | Path = "runs"
         methods=methods,
         n_unread=n_unread,
         cores=cores,
+        processes=chosen.processes,
     )
 
 

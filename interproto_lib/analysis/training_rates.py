@@ -35,7 +35,7 @@ class TrainingRate:
     """How fast something was trained, and what that was.
 
     Attributes:
-        images_per_second: Images a second.
+        images_per_second: Images a second of one process.
         multiply_adds: Multiply-adds of a step of training for each image (`training_multiply_adds`).
         source: Where the number comes from, in words.
     """
@@ -45,7 +45,7 @@ class TrainingRate:
     source: str
 
     def of(self, multiply_adds: float) -> float:
-        """Give the images a second of another training, as if time went with its multiply-adds."""
+        """Give the images a second of another training in one process, as if time went with its multiply-adds."""
         return self.images_per_second * self.multiply_adds / multiply_adds
 
 
@@ -57,7 +57,7 @@ class MeasuredRun:
         config: Its settings.
         image_size: Height and width of its images in pixels.
         n_identities: Its training identities.
-        images_per_second: Images a second of the whole training.
+        images_per_second: Images a second of the whole training, divided by the processes that shared it.
     """
 
     config: TrainConfig
@@ -152,7 +152,7 @@ def measured_runs(runs_dir: str | Path, *, on_gpu: bool) -> tuple[list[MeasuredR
                     config=run.config,
                     image_size=int(run.dataset_info["image_size"]),
                     n_identities=int(summary["n_identities"]),
-                    images_per_second=float(summary["images_per_second"]),
+                    images_per_second=float(summary["images_per_second"]) / int(summary.get("processes", 1)),
                 )
             )
         except (InterprotoError, KeyError):

@@ -12,7 +12,7 @@ from interproto_lib.presets.notebooks import (
     TRAINING_NOTEBOOK,
     VERIFICATION_NOTEBOOK,
 )
-from interproto_lib.presets.preset import Preset
+from interproto_lib.presets.preset import PROCESSES, Preset
 from interproto_lib.presets.reading import PRESETS_DIR, list_presets, read_preset
 from interproto_lib.presets.sweeps import LIKE
 
@@ -23,6 +23,7 @@ __all__ = [
     "LIKE",
     "NOTEBOOK_SECTIONS",
     "PRESETS_DIR",
+    "PROCESSES",
     "PROJECTION_NOTEBOOK",
     "REPORT_FILE",
     "REPORT_NOTEBOOK",

@@ -22,6 +22,9 @@ from interproto_lib.presets.notebooks import (
     VERIFICATION_NOTEBOOK,
 )
 
+PROCESSES = "processes"
+"""Parameter of the training notebook that decides no result, and is one for all trainings of a preset."""
+
 _COMPARING_NOTEBOOKS = (*ANALYSIS_NOTEBOOKS, STORY_NOTEBOOK, REPORT_NOTEBOOK)
 _JUDGING_NOTEBOOKS = (VERIFICATION_NOTEBOOK, "06_identification")
 _TEST_SETS = ("test_sets", "on_missing")
@@ -57,6 +60,19 @@ class Preset:
     sweeps: Mapping[str, tuple[str, ...]]
     ablation_methods: Mapping[str, Mapping[str, Any]]
     ablation_seeds: tuple[int, ...]
+
+    @property
+    def processes(self) -> int:
+        """Processes that share each training on a machine, one a GPU; they change a result by rounding only."""
+        return int(self.sections[NOTEBOOK_SECTIONS[TRAINING_NOTEBOOK]].get(PROCESSES, 1))
+
+    @property
+    def trains_on_gpus(self) -> bool:
+        """Whether each training takes several GPUs, where there are some: it has several processes, not kept on CPUs."""
+        section = self.sections[NOTEBOOK_SECTIONS[TRAINING_NOTEBOOK]]
+        methods = {**self.methods, **self.ablation_methods}
+        devices = {{**section, **own}.get("device", "auto") for own in methods.values()}
+        return self.processes > 1 and devices != {"cpu"}
 
     @property
     def runs(self) -> dict[str, tuple[str, int]]:

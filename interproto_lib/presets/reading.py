@@ -20,8 +20,9 @@ from interproto_lib.presets.checks import (
     close_names,
 )
 from interproto_lib.presets.notebooks import ABLATIONS_NOTEBOOK, NOTEBOOK_SECTIONS, TRAINING_NOTEBOOK
-from interproto_lib.presets.preset import EVALUATION_SETTINGS, Preset
+from interproto_lib.presets.preset import EVALUATION_SETTINGS, PROCESSES, Preset
 from interproto_lib.presets.sweeps import LIKE, SET_FOR_EACH_TRAINING, check_sweeps, read_sweeps
+from interproto_lib.setting_checks import require
 
 PRESETS_DIR = Path(__file__).resolve().parents[2] / "notebooks" / "presets"
 """Folder of the presets that come with the project."""
@@ -85,7 +86,7 @@ def read_preset(path_or_name: str | Path) -> Preset:
         raise ConfigError(f"{where}: ablations.seeds without ablations.sweeps trains nothing; name the sweeps")
     _check_methods_named(sections, methods, where)
     configs = {
-        name: _checked_settings({**sections["train"], **values}, f"{where}: method {name!r}")
+        name: _checked_settings(sections["train"], values, f"{where}: method {name!r}")
         for name, values in {**methods, **ablation_methods}.items()
     }
     check_sweeps(sweeps, configs, ablation_methods, where)
@@ -162,14 +163,30 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _checked_settings(settings: Mapping[str, Any], where: str) -> TrainConfig:
+def _checked_settings(common: Mapping[str, Any], own: Mapping[str, Any], where: str) -> TrainConfig:
+    if PROCESSES in own:
+        raise ConfigError(
+            f"{where}: {PROCESSES!r} is the same for all trainings of a preset; set it in section 'train'"
+        )
+    settings = {**common, **own}
+    processes = settings.pop(PROCESSES, 1)
     training = {name: value for name, value in settings.items() if name not in EVALUATION_SETTINGS}
     evaluation = {name: value for name, value in settings.items() if name in EVALUATION_SETTINGS}
     try:
         EvaluationConfig(**evaluation)
-        return TrainConfig.from_dict(training)
+        config = TrainConfig.from_dict(training)
+        _check_processes(processes, config.batch_parts)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
+    return config
+
+
+def _check_processes(processes: Any, batch_parts: int) -> None:
+    require(type(processes) is int and processes >= 1, PROCESSES, processes, "a whole number, at least 1")
+    rule = (
+        f"a divisor of batch_parts={batch_parts}; set batch_parts (it decides the result) to a multiple of {processes}"
+    )
+    require(batch_parts % processes == 0, PROCESSES, processes, rule)
 
 
 def _check_methods_named(
