@@ -292,7 +292,7 @@ def reproduce(
 
 
 def _one_training_on_the_gpus(preset: Preset, snakemake_arguments: Sequence[str]) -> list[str]:
-    """Give out no more GPUs than one training takes: each takes the machine's first ones. Elsewhere, as many as asked."""
+    """Give out no more of this machine's GPUs than one training takes, for each takes the first ones."""
     import torch
 
     elsewhere = any(argument.partition("=")[0] in ("--executor", "-e", "--profile") for argument in snakemake_arguments)

@@ -121,8 +121,8 @@ class CostEstimate:
         )
         where = f"GPU{'s' if self.processes > 1 else ''}" if self.on_gpu else "CPU"
         lines.append(
-            f"Estimate: {_duration(self.hours)} of training on this machine's {where}{self._shared()}, one training after "
-            f"the other{self._side_by_side()}."
+            f"Estimate: {_duration(self.hours)} of training on this machine's {where}{self._shared()}, "
+            f"one training after the other{self._side_by_side()}."
         )
         if self._tells_of_a_gpu():
             bases = " or ".join(dict.fromkeys(costs.gpu_basis for costs in self.methods.values()))

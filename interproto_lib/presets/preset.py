@@ -68,7 +68,7 @@ class Preset:
 
     @property
     def trains_on_gpus(self) -> bool:
-        """Whether each training takes several GPUs, where there are some: it has several processes, not kept on CPUs."""
+        """Whether trainings take several GPUs where there are some: with several processes, not all kept on CPUs."""
         section = self.sections[NOTEBOOK_SECTIONS[TRAINING_NOTEBOOK]]
         methods = {**self.methods, **self.ablation_methods}
         devices = {{**section, **own}.get("device", "auto") for own in methods.values()}
