@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,8 @@ from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder, open_run
 from interproto_lib.views.explorer.cohort_matrices import QUANTITIES, CohortMatrices, matrix_difference, term_matrix
 from interproto_lib.views.explorer.explored_run import ExploredRun, Floats32, Positions
-from interproto_lib.views.explorer.stored_vectors import map_embeddings
+from interproto_lib.views.explorer.stored_means import StoredMeans, group_codes
+from interproto_lib.views.explorer.stored_vectors import embeddings_path, map_embeddings
 from interproto_lib.views.style import display_names
 
 IDENTITY_COLUMNS = ("identity", "is_child", "child_share", "age_years", "n_images")
@@ -51,7 +53,7 @@ class ExploredRuns:
         """(n,) whether each identity is a child identity."""
         return self.identities["is_child"].to_numpy(dtype=bool)
 
-    @property
+    @cached_property
     def cohorts(self) -> tuple[str, ...]:
         """Cohorts with at least one pair of different identities, `all` last."""
         found = []
@@ -79,16 +81,20 @@ class ExploredRuns:
         """
         if cohort not in COHORTS:
             raise ConfigError(f"unknown cohort {cohort!r}: choose one of {', '.join(COHORTS)}.")
-        has_adult = np.zeros(len(self.identities) + 1, dtype=bool)
+        rows, columns = COHORTS[cohort]
+        return self._of_side[rows], self._of_side[columns]
+
+    @cached_property
+    def _of_side(self) -> dict[str, Positions]:
+        """Identities that stand on a side of each kind."""
+        has_adult = np.zeros(len(self.identities), dtype=bool)
         first = self.runs[0]
         has_adult[first.positions[first.in_group("adult")]] = True
-        of_side = {
+        return {
             "child": np.flatnonzero(self.is_child),
-            "adult": np.flatnonzero(has_adult[:-1]),
+            "adult": np.flatnonzero(has_adult),
             "all": np.arange(len(self.identities)),
         }
-        rows, columns = COHORTS[cohort]
-        return of_side[rows], of_side[columns]
 
     def matrices(self, cohort: str = "all", quantity: str = "features") -> CohortMatrices:
         """Give the matrices of a cohort by their terms; nothing of the size of a matrix is computed.
@@ -167,8 +173,8 @@ def open_explored(
             f"{', '.join(map(repr, known[-1][:3]))}."
         )
     runs = tuple(
-        _explored(run, name, vectors, manifest, common, split)
-        for run, name, (vectors, manifest) in zip(folders, shown, embedded, strict=True)
+        _explored(run, name, vectors, manifest, of_run, common, split)
+        for run, name, (vectors, manifest), of_run in zip(folders, shown, embedded, known, strict=True)
     )
     tables = [_identity_table(run, common, split) for run in runs]
     return ExploredRuns(
@@ -198,16 +204,19 @@ def _shown_names(runs: Sequence[RunFolder]) -> list[str]:
 
 
 def _known_identities(run: RunFolder, manifest: pd.DataFrame, split: str) -> pd.Index:
-    """Identities of a run: its classes, or those that have images in the split."""
+    """Identities of a run by name: its classes, or those that have images in the split."""
     if split == "train":
-        return pd.Index(run.classes["identity"].to_numpy(dtype=object))
-    return pd.Index(manifest.loc[manifest["split"] == split, "identity"].unique().astype(object))
+        return pd.Index(run.classes["identity"].to_numpy(dtype=object)).sort_values()
+    return pd.Index(manifest.loc[manifest["split"] == split, "identity"].unique().astype(object)).sort_values()
 
 
 def _explored(
-    run: RunFolder, name: str, vectors: Floats32, manifest: pd.DataFrame, common: pd.Index, split: str
+    run: RunFolder, name: str, vectors: Floats32, manifest: pd.DataFrame, known: pd.Index, common: pd.Index, split: str
 ) -> ExploredRun:
-    positions = common.get_indexer(pd.Index(manifest["identity"].to_numpy(dtype=object)))
+    numbers, spelt = pd.factorize(manifest["identity"])
+    labels = np.where(manifest["split"] == split, known.get_indexer(spelt.astype(object))[numbers], -1)
+    positions = np.append(common.get_indexer(known), -1)[labels]
+    ages, child_below_years = manifest["age_years"].to_numpy(dtype=np.float64), run.config.child_below_years
     prototypes = None
     if split == "train" and run.prototypes_from != "none":
         rows = pd.Index(run.classes["identity"].to_numpy(dtype=object)).get_indexer(common)
@@ -218,9 +227,18 @@ def _explored(
         prototypes=prototypes,
         vectors=vectors,
         manifest=manifest,
-        positions=np.where(manifest["split"] == split, positions, -1).astype(np.int64),
+        positions=positions.astype(np.int64),
         n_identities=len(common),
-        child_below_years=run.config.child_below_years,
+        child_below_years=child_below_years,
+        own_rows=known.get_indexer(common),
+        stored_means=StoredMeans(
+            embeddings_path(run),
+            vectors,
+            group_codes(labels, ages, child_below_years),
+            known.to_numpy(dtype=object),
+            split=split,
+            run=run.name,
+        ),
     )
 
 

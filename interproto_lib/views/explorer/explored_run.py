@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from interproto_lib.analysis.class_similarity import check_unit_rows, class_means
 from interproto_lib.runs import RunFolder
+from interproto_lib.views.explorer.stored_means import Floats32, ImageGroup, StoredMeans
 
-ImageGroup = Literal["all", "child", "adult"]
+__all__ = ["ExploredRun", "Floats32", "ImageGroup", "Positions"]
 
-Floats32 = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 
@@ -31,6 +29,8 @@ class ExploredRun:
         manifest: m rows, as in the file.
         positions: (m,) identity of each image, -1 for an image that does not count here.
         child_below_years: An image is a child's below this age.
+        own_rows: (n,) row of each identity in the tables of `stored_means`.
+        stored_means: Mean embeddings of all identities of the run; None where nobody looks at images.
     """
 
     name: str
@@ -41,9 +41,11 @@ class ExploredRun:
     positions: Positions
     n_identities: int
     child_below_years: float
+    own_rows: Positions | None = None
+    stored_means: StoredMeans | None = None
 
     def means(self, images: ImageGroup) -> Floats32:
-        """Mean embedding of each identity over some of its images, computed once.
+        """Mean embedding of each identity over some of its images; see `StoredMeans`.
 
         Args:
             images: Which images count: `all`, `child` or `adult`. An image without an age is only in `all`.
@@ -52,10 +54,10 @@ class ExploredRun:
             (n, d) float32; NaN where an identity has no such image.
         """
         if images not in self._means:
-            labels = np.where(self.in_group(images), self.positions, -1)
-            check_unit_rows(self.vectors, labels, f"embeddings of run {self.run.name!r}")
-            means, _ = class_means(self.vectors, labels, self.n_identities)
-            self._means[images] = means.astype(np.float32)
+            assert self.stored_means is not None, "asked for only where images are looked at"
+            table, rows = self.stored_means.means(images), self.own_rows
+            all_of_them = rows is None or np.array_equal(rows, np.arange(len(table)))
+            self._means[images] = table if all_of_them else table[rows]
         return self._means[images]
 
     def images_of(self, position: int, images: ImageGroup = "all") -> Positions:

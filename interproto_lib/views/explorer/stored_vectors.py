@@ -17,6 +17,11 @@ from interproto_lib.runs import RunFolder
 _LARGEST_HEADER = 1 << 20
 
 
+def embeddings_path(run: RunFolder) -> Path:
+    """The file that holds the embeddings of a run, once there are any."""
+    return run.path / "embeddings" / "vectors.safetensors"
+
+
 def map_embeddings(run: RunFolder) -> tuple[NDArray[np.float32], pd.DataFrame]:
     """Open the embeddings of a run without reading them.
 
@@ -29,7 +34,7 @@ def map_embeddings(run: RunFolder) -> tuple[NDArray[np.float32], pd.DataFrame]:
     Raises:
         RunError: There are none, or the file is damaged; the message says what to run.
     """
-    path = run.path / "embeddings" / "vectors.safetensors"
+    path = embeddings_path(run)
     again = (
         f"Run notebooks/02_train.ipynb for run {run.name!r} first."
         if run.imported is None
