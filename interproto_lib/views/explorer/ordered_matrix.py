@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -63,6 +64,20 @@ class OwnCells:
     shown: torch.Tensor
 
 
+class BlockSums(NamedTuple):
+    """Sums of the cells of blocks.
+
+    Attributes:
+        values: (h, w) float32; a cell without a value adds nothing.
+        row_counts: (h,) int64, rows of each block that have a value.
+        column_counts: (w,) int64, columns of each block that have one.
+    """
+
+    values: torch.Tensor
+    row_counts: torch.Tensor
+    column_counts: torch.Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Picture:
     """The blocks of a picture, and what matrices share that are shown in it: a term that two of them hold is made once.
@@ -74,16 +89,16 @@ class Picture:
 
     rows: Bins
     columns: Bins
-    _sums: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    _sums: dict[tuple[int, int], BlockSums] = field(default_factory=dict)
     _own: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
-    def sums(self, rows: BinSums, columns: BinSums) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of each block of the product of two tables, and how many cells of it have a value, both (h, w)."""
+    def sums(self, rows: BinSums, columns: BinSums) -> BlockSums:
+        """Sum of each block of the product of two tables."""
         key = (id(rows), id(columns))
         if key not in self._sums:
             row_sums, row_counts = rows.sums(self.rows.size, self.rows.first, self.rows.stop)
             column_sums, column_counts = columns.sums(self.columns.size, self.columns.first, self.columns.stop)
-            self._sums[key] = row_sums @ column_sums.T, row_counts[:, None].float() * column_counts
+            self._sums[key] = BlockSums(row_sums @ column_sums.T, row_counts, column_counts)
         return self._sums[key]
 
     def own(self, places: OwnPlaces) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,7 +139,9 @@ class OrderedMatrix:
         Returns:
             (h, w) float32.
         """
-        sums, n_cells = self._sums(picture)
+        of_blocks = self._sums(picture)
+        sums = of_blocks.values.clone()
+        n_cells = of_blocks.row_counts[:, None].float() * of_blocks.column_counts
         if self.own is not None:
             which, block = picture.own(self.own.places)
             if picture.rows.size == picture.columns.size == 1:
@@ -146,22 +163,26 @@ class OrderedMatrix:
         Returns:
             (rows, columns) float32.
         """
-        values, n_cells = self._sums(cells)
-        values.masked_fill_(n_cells == 0, -torch.inf)
-        if self.own is not None:
-            _, cell = cells.own(self.own.places)
-            values.view(-1)[cell] = -torch.inf
+        values, row_counts, column_counts = self._sums(cells)
+        empty_rows, empty_columns = (counts == 0 for counts in (row_counts, column_counts))
+        own_cells = None if self.own is None else cells.own(self.own.places)[1]
+        if empty_rows.any() or empty_columns.any() or (own_cells is not None and len(own_cells)):
+            values = values.clone()
+            values[empty_rows] = -torch.inf
+            values[:, empty_columns] = -torch.inf
+            if own_cells is not None:
+                values.view(-1)[own_cells] = -torch.inf
         highest = values.view(len(rows), rows.size, -1).amax(1)
         return highest.view(len(rows), len(columns), columns.size).amax(2)
 
-    def _sums(self, picture: Picture) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum of each block over all its cells that have a value, own cells too, and how many these are; own copies."""
+    def _sums(self, picture: Picture) -> BlockSums:
+        """Sum of each block over all its cells that have a value, own cells too; others may hold the same tensors."""
         (weight, rows, columns), *others = self.terms
-        sums, n_cells = picture.sums(rows, columns)
-        total = sums * weight
+        of_blocks = picture.sums(rows, columns)
+        total = of_blocks.values if weight == 1.0 else of_blocks.values * weight
         for weight, rows, columns in others:
-            total.add_(picture.sums(rows, columns)[0], alpha=weight)
-        return total, n_cells.clone()
+            total = torch.add(total, picture.sums(rows, columns).values, alpha=weight)
+        return of_blocks._replace(values=total)
 
 
 def cells_of(rows: Bins, columns: Bins) -> Picture:
