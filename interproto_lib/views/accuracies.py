@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,17 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from interproto_lib.errors import ConfigError, ManifestError
+from interproto_lib.views.layout import MethodRows, method_rows
 from interproto_lib.views.paper_tables import MEASURED_COLUMNS
-from interproto_lib.views.style import (
-    PAGE_WIDTH_INCHES,
-    LabelledFigure,
-    MethodStyle,
-    figure_style,
-    method_styles,
-    new_figure,
-    sentence_figure,
-)
-from interproto_lib.views.wording import listed, number, resampled_words, signed
+from interproto_lib.views.style import LabelledFigure, MethodStyle, figure_style, method_styles, sentence_figure
+from interproto_lib.views.wording import cohort_words, listed, number, resampled_words, signed
 
 OPTIMISM_COLUMNS = ("method", "test_set", "procedure", "mean")
 """Columns of a table of accuracies (percent) by procedure."""
@@ -49,30 +43,21 @@ def accuracy_figure(cells: pd.DataFrame, *, confidence: float = 0.95) -> Labelle
     test_sets = list(dict.fromkeys(cells["test_set"]))
     description = f"Accuracy of {listed(list(styles))} on {listed(test_sets)}."
     with figure_style():
-        figure, axes, rows = rows_by_test_set(cells, styles, description)
+        rows = rows_by_test_set(cells, list(styles), description)
         for cell in cells.to_dict("records"):
-            style, row = styles[cell["method"]], rows[cell["test_set"], cell["method"]]
-            if not (pd.isna(cell["low"]) or pd.isna(cell["high"])):
-                ends = [cell["low"], cell["high"]]
-                axes.plot(ends, [row, row], color=style.colour, linewidth=1.2, zorder=1)
-                axes.plot(ends, [row, row], color=style.colour, linestyle="", marker="|", markersize=6)
+            style, (axes, row) = styles[cell["method"]], rows.places[cell["test_set"], cell["method"]]
+            draw_interval(axes, row, cell["low"], cell["high"], style)
             axes.plot([cell["mean"]], [row], marker=style.marker, markersize=5.5, color=style.colour)
-        axes.set_xlabel(f"Accuracy (percent), {_seeds(cells)}")
-        handles = [
-            Line2D([], [], linestyle="", color=s.colour, marker=s.marker, label=name) for name, s in styles.items()
-        ]
+        handles = []
         if cells["low"].notna().any():
-            handles.append(
-                Line2D(
-                    [], [], color="#7F7F7F", label=f"{confidence:.0%} interval over {_resampled(cells)}", linewidth=1.2
-                )
-            )
-        low, high = axes.get_xlim()
+            handles.append(interval_handle(f"{confidence:.0%} interval over {_resampled(cells)}"))
+        low, high = rows.panels[0].get_xlim()
         if low <= _CHANCE_PERCENT <= high:
-            chance = axes.axvline(_CHANCE_PERCENT, color="#404040", linewidth=0.9, linestyle=":", label="chance")
+            for axes in rows.panels:
+                chance = axes.axvline(_CHANCE_PERCENT, color="#404040", linewidth=0.9, linestyle=":", label="chance")
             handles.append(chance)
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    return figure
+        rows.finish(f"Accuracy (percent), {_seeds(cells)}", styles, handles)
+    return rows.figure
 
 
 def describe_accuracies(cells: pd.DataFrame, *, confidence: float = 0.95) -> str:
@@ -138,9 +123,9 @@ def optimism_figure(table: pd.DataFrame, *, leak_free: str, official: str) -> La
         f"{listed(list(dict.fromkeys(both['test_set'])))}."
     )
     with figure_style():
-        figure, axes, rows = rows_by_test_set(both, styles, description)
+        rows = rows_by_test_set(both, list(styles), description)
         for cell in both.to_dict("records"):
-            style, row = styles[cell["method"]], rows[cell["test_set"], cell["method"]]
+            style, (axes, row) = styles[cell["method"]], rows.places[cell["test_set"], cell["method"]]
             ends = [cell[leak_free], cell[official]]
             axes.plot(ends, [row, row], color=style.colour, linewidth=1.2, zorder=1)
             axes.plot([cell[official]], [row], marker=style.marker, markersize=5.5, color=style.colour)
@@ -148,15 +133,14 @@ def optimism_figure(table: pd.DataFrame, *, leak_free: str, official: str) -> La
                       markerfacecolor="white")  # fmt: skip
             axes.annotate(signed(cell["optimism"], decimals=2), (max(ends), row), xytext=(7, 0), va="center",
                           textcoords="offset points", fontsize=7.5)  # fmt: skip
-        axes.margins(x=0.14)
-        axes.set_xlabel("Accuracy (percent); the number is the difference in percentage points")
+        for axes in rows.panels:
+            axes.margins(x=0.3 if rows.named else 0.14)
         handles = [
-            Line2D([], [], linestyle="", color=s.colour, marker=s.marker, label=name) for name, s in styles.items()
+            Line2D([], [], linestyle="", marker="o", color="#7F7F7F", markerfacecolor=face, label=name)
+            for name, face in ((leak_free, "white"), (official, "#7F7F7F"))
         ]
-        for name, face in ((leak_free, "white"), (official, "#7F7F7F")):
-            handles.append(Line2D([], [], linestyle="", marker="o", color="#7F7F7F", markerfacecolor=face, label=name))
-        figure.legend(handles=handles, loc="outside upper center", ncols=3)
-    return figure
+        rows.finish("Accuracy (percent); the number is the difference in percentage points", styles, handles)
+    return rows.figure
 
 
 def describe_optimism(table: pd.DataFrame, *, leak_free: str, official: str) -> str:
@@ -228,37 +212,33 @@ def _checked(table: pd.DataFrame, columns: tuple[str, ...], key: list[str]) -> p
     return table.loc[table["mean"].notna(), list(columns)]
 
 
-def rows_by_test_set(
-    cells: pd.DataFrame, styles: dict[str, MethodStyle], description: str
-) -> tuple[LabelledFigure, Axes, dict[tuple[str, str], float]]:
-    """Make a figure with a group of rows for each test set, and say where each method is in it.
+def rows_by_test_set(cells: pd.DataFrame, methods: Sequence[str], description: str) -> MethodRows:
+    """Make a figure with a row for each method in groups of test sets.
 
     Args:
         cells: One row a method and test set, with `method`, `test_set`, and for the labels `n_pairs`, `n_identities`.
-        styles: Method -> style, in the order of the rows.
+        methods: The methods, in the order of the rows.
         description: What the figure shows, for those who cannot see it.
 
     Returns:
-        The figure, its axes, and (test set, method) -> place on the vertical axis.
+        The figure and its places; `C20`, as in `test_set`, is the name of a group.
     """
-    groups = {name: [m for m in styles if m in set(g["method"])] for name, g in cells.groupby("test_set", sort=False)}
-    rows: dict[tuple[str, str], float] = {}
-    centres, row = [], 0.0
-    for test_set, methods in groups.items():
-        centres.append(row + (len(methods) - 1) / 2)
-        for method in methods:
-            rows[str(test_set), method] = row
-            row += 1
-        row += 0.8
-    figure = new_figure(PAGE_WIDTH_INCHES, 0.95 + 0.2 * row, description=description)
-    axes = figure.subplots()
-    labels = [str(test_set) + _size(of_set, "\n") for test_set, of_set in cells.groupby("test_set", sort=False)]
-    axes.set_yticks(centres, labels)
-    axes.set_ylim(row - 0.9, -0.9)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.grid(visible=True)
-    return figure, axes, rows
+    of_sets = {str(test_set): of_set for test_set, of_set in cells.groupby("test_set", sort=False)}
+    groups = {name: [m for m in methods if m in set(of_set["method"])] for name, of_set in of_sets.items()}
+    labels = {name: cohort_words(name) + _size(of_set, "\n") for name, of_set in of_sets.items()}
+    return method_rows(groups, labels, description)
+
+
+def draw_interval(axes: Axes, row: float, low: float, high: float, style: MethodStyle) -> None:
+    """Draw an interval as a line with ends; nothing where there is none."""
+    if not (pd.isna(low) or pd.isna(high)):
+        axes.plot([low, high], [row, row], color=style.colour, linewidth=1.2, zorder=1)
+        axes.plot([low, high], [row, row], color=style.colour, linestyle="", marker="|", markersize=6)
+
+
+def interval_handle(label: str) -> Line2D:
+    """Make the entry of intervals in a legend."""
+    return Line2D([], [], color="#7F7F7F", label=label, linewidth=1.2)
 
 
 def _size(of_set: pd.DataFrame, before: str = " ") -> str:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
-from matplotlib.lines import Line2D
 
 from interproto_lib.analysis.bootstrap import CONFIDENCE
-from interproto_lib.views.accuracies import rows_by_test_set
+from interproto_lib.views.accuracies import draw_interval, interval_handle, rows_by_test_set
 from interproto_lib.views.style import LabelledFigure, figure_style, method_styles, sentence_figure
 from interproto_lib.views.wording import compared, listed, number, resampled_words, signed
 
@@ -34,23 +33,16 @@ def difference_figure(differences: pd.DataFrame, *, baseline: str, unit: str = "
     test_sets = list(dict.fromkeys(differences["test_set"]))
     description = f"Differences of {listed(list(of_methods))} to {baseline} on {listed(test_sets)}."
     with figure_style():
-        figure, axes, rows = rows_by_test_set(differences, of_methods, description)
-        axes.axvline(0, color="#404040", linewidth=0.9)
+        rows = rows_by_test_set(differences, list(of_methods), description)
+        for axes in rows.panels:
+            axes.axvline(0, color="#404040", linewidth=0.9)
         for row in differences.to_dict("records"):
-            style, place = of_methods[row["method"]], rows[row["test_set"], row["method"]]
-            ends = [row["low"], row["high"]]
-            axes.plot(ends, [place, place], color=style.colour, linewidth=1.2, zorder=1)
-            axes.plot(ends, [place, place], color=style.colour, linestyle="", marker="|", markersize=6)
+            style, (axes, place) = of_methods[row["method"]], rows.places[row["test_set"], row["method"]]
+            draw_interval(axes, place, row["low"], row["high"], style)
             axes.plot([row["difference"]], [place], marker=style.marker, markersize=5.5, color=style.colour)
-        axes.set_xlabel(f"Difference to {baseline}, same seeds and pairs ({unit})")
-        handles = [
-            Line2D([], [], linestyle="", color=s.colour, marker=s.marker, label=name) for name, s in of_methods.items()
-        ]
-        handles.append(
-            Line2D([], [], color="#7F7F7F", linewidth=1.2, label=f"{CONFIDENCE:.0%} interval over {_over(differences)}")
-        )
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    return figure
+        label = f"Difference to {baseline}, same seeds and pairs ({unit})"
+        rows.finish(label, of_methods, [interval_handle(f"{CONFIDENCE:.0%} interval over {_over(differences)}")])
+    return rows.figure
 
 
 def describe_differences(differences: pd.DataFrame, *, baseline: str, unit: str = "percentage points") -> str:

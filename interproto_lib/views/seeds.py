@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from interproto_lib.analysis.statistics import paired_differences
-from interproto_lib.views.style import (
-    PAGE_WIDTH_INCHES,
-    LabelledFigure,
-    figure_style,
-    method_styles,
-    new_figure,
-    sentence_figure,
-)
+from interproto_lib.analysis.statistics import PairedDifference, paired_differences
+from interproto_lib.views.accuracies import draw_interval
+from interproto_lib.views.layout import method_rows
+from interproto_lib.views.style import LabelledFigure, MethodStyle, figure_style, method_styles, sentence_figure
 from interproto_lib.views.wording import listed, number, signed
+
+_SEED_SIZE = 3.6
+_BELOW = 0.36
 
 
 def paired_difference_figure(
@@ -45,45 +44,32 @@ def paired_difference_figure(
     )  # fmt: skip
     description = f"Paired differences to {baseline} in {listed(measures)}, {over}."
     with figure_style():
-        figure = new_figure(
-            PAGE_WIDTH_INCHES, 0.95 + 0.25 * len(differences) + 0.22 * len(measures), description=description
-        )
-        axes = figure.subplots()
-        axes.axvline(0, color="#404040", linewidth=0.9)
-        row, centres = 0.0, []
-        for measure in measures:
-            rows = [method for m, method in differences if m == measure]
-            centres.append(row + (len(rows) - 1) / 2)
-            for method in rows:
-                difference, style = differences[measure, method], styles[method]
-                values = scale * np.asarray(difference.differences)
-                axes.plot(values, [row] * len(values), linestyle="", marker=style.marker, markersize=5.5,
-                          color=style.colour, markerfacecolor="white", markeredgewidth=1.0)  # fmt: skip
-                if difference.interval is not None:
-                    low, high = (scale * bound for bound in difference.interval)
-                    axes.plot([low, high], [row, row], color=style.colour, linewidth=1.2, zorder=1)
-                    axes.plot([low, high], [row, row], color=style.colour, linestyle="", marker="|", markersize=7)
-                    axes.plot([scale * difference.mean], [row], marker=style.marker, markersize=6, color=style.colour)
-                row += 1
-            row += 0.9 if len(rows) > 1 else 0.2
-        axes.set_yticks(centres, measures)
-        axes.set_ylim(row - 0.4, -0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        axes.xaxis.grid(visible=True)
-        axes.set_xlabel(f"Difference to {baseline}, same seed ({unit}); {over}")
-        handles = [
-            Line2D([], [], color=style.colour, marker=style.marker, label=method)
-            for method, style in styles.items()
-            if method != baseline
-        ]
+        groups = {measure: [method for of, method in differences if of == measure] for measure in measures}
+        rows = method_rows(groups, {measure: measure for measure in measures}, description, row_inches=0.24)
+        for axes in rows.panels:
+            axes.axvline(0, color="#404040", linewidth=0.9)
+        for (measure, method), difference in differences.items():
+            _draw_difference(*rows.places[measure, method], difference, styles[method], scale=scale)
+        handles = []
         if max(n_seeds) > 1:
-            handles.append(Line2D([], [], color="#7F7F7F", label=f"mean and {confidence:.0%} t-interval"))
-        handles.append(
-            Line2D([], [], linestyle="", marker="o", color="#7F7F7F", markerfacecolor="white", label="single seed")
-        )
-        figure.legend(handles=handles, loc="outside upper center", ncols=4)
-    return figure
+            handles.append(Line2D([], [], color="#7F7F7F", marker="o", label=f"mean and {confidence:.0%} t-interval"))
+        handles.append(Line2D([], [], linestyle="", markersize=_SEED_SIZE, marker="o", color="#7F7F7F",
+                              markerfacecolor="white", label="single seed"))  # fmt: skip
+        treated = {method: style for method, style in styles.items() if method != baseline}
+        rows.finish(f"Difference to {baseline}, same seed ({unit}); {over}", treated, handles)
+    return rows.figure
+
+
+def _draw_difference(axes: Axes, row: float, difference: PairedDifference, style: MethodStyle, *, scale: float) -> None:
+    """Draw mean and interval, and below them the seeds, so that they do not hide each other."""
+    values = scale * np.asarray(difference.differences)
+    below = row if difference.interval is None else row + _BELOW
+    axes.plot(values, [below] * len(values), linestyle="", marker=style.marker, markersize=_SEED_SIZE,
+              color=style.colour, markerfacecolor="white", markeredgewidth=0.8)  # fmt: skip
+    if difference.interval is not None:
+        low, high = (scale * bound for bound in difference.interval)
+        draw_interval(axes, row, low, high, style)
+        axes.plot([scale * difference.mean], [row], marker=style.marker, markersize=5.5, color=style.colour)
 
 
 def describe_paired_differences(
