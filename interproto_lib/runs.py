@@ -111,7 +111,8 @@ class RunFolder:
 
     Files: `config.json` (settings, dataset), `classes.csv` (one row a prototype), `environment.json`, `metrics.jsonl`
     (one row a log step), `tensorboard/`, `checkpoints/` (the two newest, to resume), `epochs/` (backbones, where kept),
-    `wandb.json` (where used) and, once finished, `prototypes.safetensors`, `backbone.safetensors`, `summary.json`.
+    `wandb.json` (where used) and, once finished, `prototypes.safetensors`, `backbone.safetensors`, `summary.json`. A
+    finished run is not resumed, and nothing reads its checkpoints: they may be removed.
 
     A run may also be somebody else's network, imported (`interproto_lib.training.imported`): then `config.json` says
     where it comes from, there are no metrics, and of the settings only those named in `imported` are known.

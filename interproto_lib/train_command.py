@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import traceback
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,10 +43,16 @@ for summary.json is the last file that a training writes. Preempted jobs are req
 A process that dies ends all of them: at once on its own machine, and where its machine vanishes after
 INTERPROTO_TIMEOUT_SECONDS (default 50).
 
-Exit status: 0 finished, 2 an error that the message explains, 130 interrupted, 143 stopped by SIGTERM."""
+Exit status of a process: 0 finished, 2 an error that the message explains, 1 any other error, with a traceback,
+130 interrupted, 143 stopped by SIGTERM. torchrun's own is 1 whenever one of its processes has another than 0."""
 
 EXIT_ERROR = 2
 """Exit status after an error that the message explains."""
+
+EXIT_INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+_EXIT_UNEXPECTED = 1
 
 _SECONDS_FOR_THE_MESSAGE = 1.0  # torchrun ends all processes once one has ended: first the one that says why
 
@@ -158,8 +165,21 @@ def _train(options: argparse.Namespace) -> None:
     except EndedElsewhereError:
         time.sleep(_SECONDS_FOR_THE_MESSAGE)
         leave_at_once(EXIT_ERROR)
-    except InterprotoError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise
+        leave_at_once(_told(error, number=os.environ.get("RANK", "?")))
+
+
+def _told(error: BaseException, *, number: str) -> int:
+    """Say why this one of several processes ends, and give its exit status."""
+    if isinstance(error, InterprotoError):
         print(f"interproto: {error}", file=sys.stderr)
-        leave_at_once(EXIT_ERROR)
+        return EXIT_ERROR
+    if isinstance(error, KeyboardInterrupt):
+        if number == "0":
+            print("interproto: interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    print("\n".join(f"[rank{number}]: {line}" for line in lines), file=sys.stderr)
+    return _EXIT_UNEXPECTED

@@ -66,7 +66,8 @@ class CheckpointStore:
     All processes of a job call every method, and find the folder on a file system that they share. Tensors named in
     `sharded` are split by rows over the processes; of all others each process holds the same numbers, and they are
     written once. The optimisers' state of a parameter is split as the parameter is. A checkpoint may be read by
-    another number of processes than wrote it.
+    another number of processes than wrote it. The processes wait for one another in the patient group alone: one may
+    take long to write, to read or to compare what others have done in a moment.
 
     Args:
         folder: Where the checkpoints are; made when the first is written.
@@ -278,11 +279,13 @@ class CheckpointStore:
 
     def _as_rows(self, rows: Tensor, n_rows: int) -> DTensor:
         """Say of the rows of this process that they are a part of a tensor of `n_rows`."""
-        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.device_mesh import DeviceMesh
         from torch.distributed.tensor import DTensor, Shard
 
         if self._mesh is None:
-            self._mesh = init_device_mesh(rows.device.type, (world_size(),))
+            group = patient_group()
+            assert group is not None
+            self._mesh = DeviceMesh.from_group(group, rows.device.type)
         shape = torch.Size((n_rows, *rows.shape[1:]))
         stride = torch.empty(shape, device="meta").stride()
         return DTensor.from_local(rows, self._mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)

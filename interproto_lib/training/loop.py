@@ -37,7 +37,6 @@ from interproto_lib.training.processes import (
     raise_together,
     require_equal,
     require_whole_parts,
-    wait_for_all,
 )
 from interproto_lib.training.progress import Progress, clock, make_progress
 from interproto_lib.training.prototype_file import write_prototypes
@@ -60,8 +59,12 @@ def train(
     A finished run in the folder is given back as it is; an unfinished one with the same settings and dataset goes on
     from its newest whole checkpoint and, on the CPU with the same number of threads, ends with the same bits as if it
     had never stopped. Settings of `UNDECISIVE_SETTINGS` may differ from before; what differs on the machine, such as
-    threads, device or versions, is added to `environment.json` under `resumed_with`. The global random state is left
-    as it was.
+    threads, device or versions, is added to `environment.json` under `resumed_with`. The global random state, that of
+    the CPU and of the device it trains on, is left as it was.
+
+    A finished run is not trained on: `epochs` is a setting that decides its result, through the schedule as well, so
+    that a run of more epochs is another run. Nothing reads its checkpoints any more, and they may be removed. The two
+    newest stay as they were: where a file of the run is lost, removing `summary.json` has it written anew from them.
 
     In a process group (see `interproto_lib.training.processes`) all processes call it with the same arguments, and
     find the folder on a file system that they share. They share out the parts of each batch and the prototypes; the
@@ -228,8 +231,7 @@ class _Trainer:
             held=self.held_before,
         )
         self.expected_memory_bytes = expected.total
-        available = available_memory_bytes(self.device)
-        return expected.describe(available=None if available is None else available // processes_here())
+        return expected.describe(available=available_memory_bytes(self.device, sharers=processes_here()))
 
     def _train_epoch(
         self, epoch: int, first_step: int, metrics: MetricsLog | None, progress: Progress, stop: StopRequest
@@ -324,7 +326,6 @@ class _Trainer:
                 seconds=self._seconds(),
             )
         )
-        wait_for_all()
 
     def restore(self) -> None:
         """Go to where the newest whole checkpoint was made, where there is one."""
@@ -345,9 +346,9 @@ class _Trainer:
         if config.age_method != "none":
             network["age_method"] = config.age_method
         # One entry, because safetensors keeps several in no fixed order and equal runs are to be equal bytes.
-        if rank() == 0:
-            save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
-        wait_for_all()
+        with ending_together():
+            if rank() == 0:
+                save_backbone(self.recognizer.backbone, path, metadata={"network": json.dumps(network)})
 
     def _finish(self) -> str:
         """Write what a finished run has, and say it in one line."""
@@ -360,22 +361,9 @@ class _Trainer:
         peak_bytes = int(max_over_ranks(peak))
         seconds = self._seconds()
         speed = self.step * self.config.batch_size / seconds
-        if rank() == 0:
-            metrics = RunFolder(self.folder).metrics()
-            summary = {
-                "steps": self.step,
-                "seconds": round(seconds, 2),
-                "images_per_second": round(speed, 1),
-                "data_wait": round(float(metrics["data_wait"].mean()), 4) if "data_wait" in metrics else None,
-                "processes": world_size(),
-                "peak_memory_bytes": peak_bytes,
-                "expected_memory_bytes": self.expected_memory_bytes,
-                "n_identities": self.n_identities,
-                "n_pushed_apart": self.recognizer.n_pushed_apart,
-                **{name: float(metrics[name].iloc[-1]) for name in self.columns},
-            }
-            write_json(self.folder / "summary.json", summary)
-        wait_for_all()
+        with ending_together():
+            if rank() == 0:
+                self._write_summary(seconds, speed, peak_bytes)
         held = "on the GPU" if self.device.type == "cuda" else "of main memory"
         each = " in the largest process" if world_size() > 1 else ""
         return (
@@ -383,9 +371,28 @@ class _Trainer:
             f"{peak_bytes / 2**30:.2f} GiB {held}{each}"
         )
 
+    def _write_summary(self, seconds: float, images_per_second: float, peak_bytes: int) -> None:
+        metrics = RunFolder(self.folder).metrics()
+        summary = {
+            "steps": self.step,
+            "seconds": round(seconds, 2),
+            "images_per_second": round(images_per_second, 1),
+            "data_wait": round(float(metrics["data_wait"].mean()), 4) if "data_wait" in metrics else None,
+            "processes": world_size(),
+            "peak_memory_bytes": peak_bytes,
+            "expected_memory_bytes": self.expected_memory_bytes,
+            "n_identities": self.n_identities,
+            "n_pushed_apart": self.recognizer.n_pushed_apart,
+            **{name: float(metrics[name].iloc[-1]) for name in self.columns},
+        }
+        write_json(self.folder / "summary.json", summary)
+
 
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    fast_cpu = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    if precision == "bfloat16" or (precision == "auto" and (device.type == "cuda" or fast_cpu)):
-        return torch.bfloat16
-    return None
+    is_fast = False
+    if precision == "auto" and device.type == "cuda":
+        with torch.cuda.device(device):  # cards before Ampere only imitate it, slower than float32
+            is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif precision == "auto":
+        is_fast = device.type == "cpu" and getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.bfloat16 if precision == "bfloat16" or is_fast else None

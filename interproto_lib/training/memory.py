@@ -268,8 +268,11 @@ def _prototype_bytes(config: TrainConfig, rows: int) -> int:
     size = _FLOAT32 * config.embedding_dim
     once = rows * size
     held = once * (2 if config.momentum else 1)
+    looked_at = _looked_at(config, rows, config.batch_size) * size
+    if config.partial_fc_rate < 1 and config.inter_prototype == "all":  # a dense gradient, a sparse one, and their sum
+        return held + 2 * once + looked_at
     if config.partial_fc_rate < 1:  # a sparse gradient, and rows and momentum taken out, changed and put back
-        return held + 4 * _looked_at(config, rows, config.batch_size) * size
+        return held + 4 * looked_at
     of_pushing = once if config.inter_prototype != "none" else 0  # until it is added to that of the margin loss
     return held + once + of_pushing
 

@@ -7,13 +7,14 @@ import resource
 import secrets
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from interproto_lib.config import TrainConfig
-from interproto_lib.errors import ConfigError, RunError
+from interproto_lib.errors import ConfigError, RunError, WriteError
 from interproto_lib.files import atomic_write, write_json
 from interproto_lib.training.memory import held_by_process
 
@@ -49,19 +50,27 @@ class MetricsLog:
 
         Args:
             row: Metric names and finite values.
+
+        Raises:
+            WriteError: The row cannot be written, as on a full disk.
         """
-        self._file.write(json.dumps(dict(row), allow_nan=False) + "\n")
-        self._file.flush()
+        text = json.dumps(dict(row), allow_nan=False) + "\n"
         values = {name: value for name, value in row.items() if name != "step"}
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, int(row["step"]))
-        self._tensorboard.flush()
+        try:
+            self._file.write(text)
+            self._file.flush()
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name, value, int(row["step"]))
+            self._tensorboard.flush()
+        except OSError as error:
+            raise WriteError(f"Cannot write {self._path}: {error.strerror}. Free some space, then go on.") from error
         if self._wandb is not None and int(row["step"]) >= self._wandb.step:
             self._wandb.log(values, step=int(row["step"]), commit=True)
 
     def close(self) -> None:
         """Close the files."""
-        self._file.close()
+        with suppress(OSError):  # what could not be written has been said
+            self._file.close()
         self._tensorboard.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -82,11 +91,12 @@ def peak_memory_bytes(device: torch.device) -> int:
     return held if sys.platform == "darwin" else held * 1024
 
 
-def available_memory_bytes(device: torch.device) -> int | None:
-    """Give how much memory a training may take: all of a GPU's, else what is left and what this process has already.
+def available_memory_bytes(device: torch.device, *, sharers: int = 1) -> int | None:
+    """Give how much memory a process may take: all of a GPU's, else its share of what is left and what it has already.
 
     Args:
-        device: Where it trains.
+        device: Where it trains; a GPU is its own.
+        sharers: Processes of the training that share the machine's main memory.
 
     Returns:
         Bytes; None on a CPU whose system does not say it in /proc.
@@ -96,7 +106,7 @@ def available_memory_bytes(device: torch.device) -> int | None:
     meminfo = Path("/proc/meminfo")
     lines = meminfo.read_text(encoding="utf-8").splitlines() if meminfo.is_file() else []
     left = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-    return None if left is None else left + held_by_process(device)
+    return None if left is None else left // sharers + held_by_process(device)
 
 
 def _keep_rows_up_to(path: Path, step: int) -> None:

@@ -58,7 +58,10 @@ def joined_processes(device: str) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    own = _device_of(device, local_rank=int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
+    number = os.environ.get("RANK")
+    if number is None:
+        raise ConfigError("WORLD_SIZE is set but RANK is not. Start the processes with torchrun, or unset WORLD_SIZE.")
+    own = _device_of(device, local_rank=int(os.environ.get("LOCAL_RANK", number)))
     on_gpu = own.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(own)
@@ -68,7 +71,7 @@ def joined_processes(device: str) -> Iterator[None]:
         patient_group()
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"Process {os.environ['RANK']} cannot reach the others ({_first_line(error)}). Start all of them with "
+            f"Process {number} cannot reach the others ({_first_line(error)}). Start all of them with "
             "torchrun; on several machines give each the same --rdzv-endpoint and another --node-rank."
         ) from error
     try:
@@ -164,12 +167,6 @@ def patient_group() -> dist.ProcessGroup | None:
         assert isinstance(made, dist.ProcessGroup)
         _patient_groups[whole] = made
     return _patient_groups[whole]
-
-
-def wait_for_all() -> None:
-    """Wait until all processes are here, where one of them may have had much to do alone."""
-    if world_size() > 1:
-        dist.barrier(group=patient_group())
 
 
 def first_process_says(value: Shared) -> Shared:

@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from interproto_lib.errors import WriteError
 from interproto_lib.files import atomic_write
 from interproto_lib.losses.ranks import rank, shard_rows, world_size
-from interproto_lib.training.processes import patient_group
+from interproto_lib.training.processes import ending_together, patient_group
 
 _ROWS_AT_A_TIME = 65536
 
@@ -21,8 +22,8 @@ _ROWS_AT_A_TIME = 65536
 def write_prototypes(path: Path, rows: Tensor, *, n: int) -> None:
     """Write the whole matrix as `prototypes` of a safetensors file, without ever holding it whole.
 
-    All processes call it; the first one writes, atomically. Equal prototypes give equal bytes, those that the writer of
-    safetensors itself gives, for any number of processes.
+    All processes call it; the first one writes, atomically, and all wait until it has. Equal prototypes give equal
+    bytes, those that the writer of safetensors itself gives, for any number of processes.
 
     Args:
         path: The file to write.
@@ -31,14 +32,27 @@ def write_prototypes(path: Path, rows: Tensor, *, n: int) -> None:
 
     Raises:
         WriteError: The file cannot be written.
+        EndedElsewhereError: The first process cannot write it.
     """
     blocks = _blocks(rows.detach(), n)
-    if rank() != 0:
-        for _ in blocks:
-            pass
-        return
-    end = 4 * n * rows.shape[1]
-    header = {"prototypes": {"dtype": "F32", "shape": [n, rows.shape[1]], "data_offsets": [0, end]}}
+    with ending_together():
+        try:
+            if rank() == 0:
+                _write(path, blocks, shape=(n, rows.shape[1]))
+            else:
+                _exhaust(blocks)
+        except WriteError:
+            _exhaust(blocks)  # the others are about to send them all
+            raise
+
+
+def _exhaust(blocks: Iterator[Tensor]) -> None:
+    for _ in blocks:
+        pass
+
+
+def _write(path: Path, blocks: Iterator[Tensor], *, shape: tuple[int, int]) -> None:
+    header = {"prototypes": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic_write(path) as temporary, temporary.open("wb") as file:

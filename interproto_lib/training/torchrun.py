@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -38,7 +38,7 @@ def train_in_processes(
     """Train as `interproto_lib.training.train` does, in several processes that torchrun starts beside this one.
 
     They end with this process, also where it is killed. Interrupted (Ctrl-C, or the notebook's button), it has them
-    write a checkpoint before.
+    write a checkpoint before, and passes the interrupt on.
 
     Args:
         config: The settings; `batch_parts` is a multiple of the number of processes.
@@ -52,8 +52,10 @@ def train_in_processes(
 
     Raises:
         ConfigError: The number of processes is below 1, or does not divide `batch_parts`.
-        RunError: A process ended with an error; the message is its own, or the last that was heard of it.
+        RunError: A process ended with an error; the message is its own, with the traceback of an error that no message
+            explains, or the last that was heard of it.
         TrainingStoppedError: SIGTERM stopped the training; a checkpoint is written.
+        KeyboardInterrupt: It was interrupted; where the processes have stopped, what they said then is shown.
     """
     if processes < 1:
         raise ConfigError(f"processes={processes}: must be at least 1")
@@ -88,6 +90,9 @@ def train_in_processes(
             status = job.wait()
         except BaseException:
             _stop(job)
+            listener.join(timeout=_SECONDS_BETWEEN_LOOKS)
+            if complaints.stopped is not None:
+                print(complaints.stopped, flush=True)
             raise
         listener.join()
     if status == 0:
@@ -135,28 +140,34 @@ class _Complaints:
     """
 
     messages: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
-    of_python: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
+    of_python: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(lambda: deque(maxlen=_LINES_KEPT)))
     others: deque[str] = field(default_factory=lambda: deque(maxlen=_LINES_KEPT))
+
+    @property
+    def stopped(self) -> str | None:
+        """What a training says that SIGTERM stopped."""
+        return next((text for text in self.messages if "stopped by SIGTERM" in text), None)
 
     def listen(self, lines: IO[str]) -> None:
         """Take all lines there are, to the end."""
         for line in lines:
             text = line.rstrip()
+            of_process = re.match(r"\[rank\d+\]:", text)
             if text.startswith(_MESSAGE):
                 self.messages.append(text.removeprefix(_MESSAGE))
             else:
-                (self.of_python if re.match(r"\[rank\d+\]: ", text) else self.others).append(text)
+                (self.others if of_process is None else self.of_python[of_process[0]]).append(text)
 
     def error(self, status: int) -> RunError | TrainingStoppedError:
         """Give the error that they amount to."""
-        stopped = next((text for text in self.messages if "stopped by SIGTERM" in text), None)
-        if stopped is not None:
-            return TrainingStoppedError(stopped)
+        if self.stopped is not None:
+            return TrainingStoppedError(self.stopped)
         found = {signal for line in self.others for signal in re.findall(r"Signal \d+ \(\w+\)", line)}
         killed = sorted(found - {"Signal 15 (SIGTERM)"})  # with which torchrun ends the others
         by_signal = [f"A process was ended by {', '.join(killed)}."] if killed else []
-        last = [] if self.messages else ["The last that was heard:\n" + "\n".join(self.of_python or self.others)]
         messages = dict.fromkeys(self.messages)
+        heard = next(iter(self.of_python.values()), None) or ([] if messages else self.others)
+        last = ["The last that was heard:\n" + "\n".join(heard)] if heard or not messages else []
         return RunError(" ".join([f"The training ended with status {status}.", *by_signal, *messages, *last]))
 
 
