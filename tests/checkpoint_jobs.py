@@ -1,6 +1,8 @@
 """A small network with its checkpoints, in one process or several: what `test_checkpoints.py` saves and loads."""
 
+import os
 import resource
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,9 @@ from torch import nn
 
 from interproto_lib.errors import WriteError
 from interproto_lib.losses.ranks import rank, shard_rows, world_size
+from interproto_lib.training import checkpoint_storage, checkpoints
 from interproto_lib.training.checkpoints import CheckpointStore, TrainingState
-from interproto_lib.training.processes import EndedElsewhereError, joined_processes
+from interproto_lib.training.processes import TIMEOUT_VARIABLE, EndedElsewhereError, joined_processes, patient_group
 
 
 class Net(nn.Module):
@@ -135,3 +138,68 @@ def save_beyond_a_limit(folder):
         again = Toy(folder, n_rows=40_000)
         assert again.store.load_newest().step == 1
         assert again.content() == Toy(Path(folder, "unused"), n_rows=40_000).fill(1).content()
+
+
+def save_and_load_in_the_patient_group_alone(folder):
+    """Save and load where the processes' first group cannot be asked for anything: it is no group at all."""
+    with joined_processes("cpu"):
+        toy = Toy(folder, n_rows=9)
+        patient_group()
+        asked = []
+        for name in ("all_reduce", "broadcast", "all_gather", "barrier", "send", "recv", "all_gather_into_tensor"):
+            watch(torch.distributed, name, asked)
+        toy.save(4)
+        again = Toy(folder, n_rows=9)
+        assert again.store.load_newest().step == 4
+        assert again.content() == toy.content()
+        assert asked, "they do ask one another"
+        assert {id(group) for group in asked} == {id(patient_group())}
+        assert len(torch.distributed.distributed_c10d._world.pg_map) == 2, "no further group was made"
+
+
+def watch(module, name, asked):
+    """Note of which group a collective is asked; `torch.distributed` calls its own under the names in c10d."""
+    from torch.distributed import distributed_c10d
+
+    whole = getattr(distributed_c10d, name)
+
+    def watched(*args, **kwargs):
+        groups = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.distributed.ProcessGroup)]
+        asked.append(groups[0] if groups else torch.distributed.group.WORLD)
+        return whole(*args, **kwargs)
+
+    setattr(distributed_c10d, name, watched)
+    setattr(module, name, watched)
+
+
+def save_and_load_slowly(folder, slow, seconds, timeout):
+    """Save and load where one process needs longer to write, to compare and to read than a step may take."""
+    os.environ[TIMEOUT_VARIABLE] = timeout
+    with joined_processes("cpu"):
+        if rank() == slow:
+            for owner, name in (
+                (checkpoint_storage, "_write_shard"),
+                (checkpoints, "find_damage"),
+                (checkpoint_storage, "_read_block"),
+            ):
+                slow_once(owner, name, seconds)
+        toy = Toy(folder, n_rows=9).save(4 + slow)
+        torch.distributed.barrier()
+        again = Toy(folder, n_rows=9)
+        started = time.monotonic()
+        assert again.store.load_newest().step == 4 + slow
+        assert time.monotonic() - started > 2 * seconds
+        assert again.content() == toy.content()
+
+
+def slow_once(owner, name, seconds):
+    """Have a function sleep before it does its work for the first time."""
+    whole, slept = getattr(owner, name), []
+
+    def slow(*args):
+        if not slept:
+            slept.append(True)
+            time.sleep(seconds)
+        return whole(*args)
+
+    setattr(owner, name, slow)

@@ -1,11 +1,12 @@
 """Losses over several gloo processes: what each computes, in a form that one process can compute as well."""
 
 import datetime
-import time
+import os
+from pathlib import Path
 
 import torch
 import torch.distributed
-import torch.multiprocessing
+from forked_ranks import forked_ranks
 
 from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
@@ -177,9 +178,10 @@ def under_autocast():
     return found
 
 
-def everything(number, sizes, folder):
+def everything(sizes, folder):
     """Body of each process: all cases, one after the other, in one group after the other; the results go into files."""
     torch.set_num_threads(1)
+    number = int(os.environ["RANK"])
     for n_processes in (size for size in sizes if number < size):
         torch.distributed.init_process_group(
             "gloo",
@@ -196,19 +198,10 @@ def everything(number, sizes, folder):
             "autocast": under_autocast(),
         }
         torch.distributed.destroy_process_group()
-        torch.save(found, folder / f"{n_processes}-{number}.pt")
+        torch.save(found, Path(folder, f"{n_processes}-{number}.pt"))
 
 
-def in_processes(sizes, folder, *, seconds=300):
-    """Run `everything` in new processes, in groups of each size; one that fails or hangs ends them all."""
-    context = torch.multiprocessing.spawn(everything, (sizes, folder), nprocs=max(sizes), join=False)
-    deadline = time.monotonic() + seconds
-    try:
-        while not context.join(timeout=1):
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{max(sizes)} processes did not end within {seconds} s.")
-    finally:
-        for process in context.processes:
-            if process.is_alive():
-                process.kill()
+def in_processes(sizes, folder):
+    """Run `everything` in groups of each size, and give what each process of each found."""
+    forked_ranks().run(max(sizes), "sharded_losses:everything", sizes=list(sizes), folder=str(folder))
     return {n: [torch.load(folder / f"{n}-{number}.pt", weights_only=False) for number in range(n)] for n in sizes}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_jobs import Toy, state_of
-from forked_ranks import ForkedRanks
+from forked_ranks import forked_ranks
 from fuzzing import assert_only_named_errors, mutations
 from safetensors.torch import load_file
 
@@ -22,10 +22,8 @@ from interproto_lib.training.checkpoint_record import RECORD_FILE, read_record
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    started = ForkedRanks(tmp_path_factory.mktemp("ranks") / "said.txt")
-    yield started
-    started.close()
+def ranks():
+    return forked_ranks()
 
 
 @pytest.fixture(scope="module")
@@ -481,19 +479,32 @@ def test_any_number_of_processes_reads_what_any_number_wrote(ranks, tmp_path, n_
         assert [int(of_rank["step"]) for of_rank in found] == [8] * n_loading
 
 
-@pytest.mark.parametrize("n_loading", [1, 2, 3])
-def test_all_processes_fall_back_together(ranks, tmp_path, n_loading):
+def test_all_processes_fall_back_together(ranks, tmp_path):
     folder = tmp_path / "checkpoints"
     ranks.run(3, "checkpoint_jobs:save", folder=str(folder), steps=[2, 6], n_rows=9)
     part = folder / "step-00000006" / "part-00002.safetensors"
     content = bytearray(part.read_bytes())
     content[-1] ^= 1
     part.write_bytes(content)
-    ranks.run(n_loading, "checkpoint_jobs:load", folder=str(folder), n_rows=9, out=str(tmp_path))
-    found = [np.load(tmp_path / f"rank-{rank}.npz") for rank in range(n_loading)]
-    assert [int(of_rank["step"]) for of_rank in found] == [2] * n_loading
     wanted = Toy(tmp_path / "alone", n_rows=9).save(2).tensors()["prototypes"]
-    assert np.concatenate([of_rank["prototypes"] for of_rank in found]).tobytes() == wanted.numpy().tobytes()
-    said = [line for line in ranks.said.read_text().splitlines() if str(folder) in line]
-    assert len(said) == 1, "the first process alone says it"
-    assert "part-00002.safetensors holds other bytes than were written" in said[0]
+    for n_loading in (1, 2, 3):
+        ranks.run(n_loading, "checkpoint_jobs:load", folder=str(folder), n_rows=9, out=str(tmp_path))
+        found = [np.load(tmp_path / f"rank-{rank}.npz") for rank in range(n_loading)]
+        assert [int(of_rank["step"]) for of_rank in found] == [2] * n_loading
+        assert np.concatenate([of_rank["prototypes"] for of_rank in found]).tobytes() == wanted.numpy().tobytes()
+        said = [line for line in ranks.said().splitlines() if str(folder) in line]
+        assert len(said) == 1, "the first process alone says it"
+        assert "part-00002.safetensors holds other bytes than were written" in said[0]
+
+
+def test_nobody_waits_in_the_group_of_steps_while_one_reads_or_writes(ranks, tmp_path):
+    """The groups of steps are broken on purpose, so that whoever asks anything of them fails."""
+    ranks.run(2, "checkpoint_jobs:save_and_load_in_the_patient_group_alone", folder=str(tmp_path / "checkpoints"))
+
+
+@pytest.mark.slow
+def test_a_process_slower_than_a_step_may_be_is_waited_for(ranks, tmp_path):
+    """Each of two is slow in turn to write, to compare and to read; a step may take 3 s, they take 5."""
+    folder = tmp_path / "checkpoints"
+    for slow in (0, 1):
+        ranks.run(2, "checkpoint_jobs:save_and_load_slowly", folder=str(folder), slow=slow, seconds=5, timeout="3")

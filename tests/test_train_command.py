@@ -152,6 +152,12 @@ def instead_of_torchrun(monkeypatch):
             RunError,
             r"status 1\. A process was ended by Signal 9 \(SIGKILL\)\. The last that was heard:\nW.*\nx: .*received$",
         ),
+        (
+            "print('interproto: Process 0 of 2: another has ended\\n[rank1]: ValueError: oh\\n[rank0]: KeyError: no', "
+            "file=sys.stderr); sys.exit(1)",
+            RunError,
+            r"status 1\. Process 0 of 2: another has ended The last that was heard:\n\[rank1\]: ValueError: oh$",
+        ),
         ("sys.exit(3)", RunError, "status 3. The last that was heard:\nW1123 some warning of torchrun$"),
         (
             "print('interproto: a: stopped by SIGTERM after step 4', file=sys.stderr); sys.exit(1)",
@@ -175,10 +181,12 @@ def test_progress_is_shown_line_by_line_or_in_one_line(dataset, tmp_path, instea
         assert capsys.readouterr().out == wanted
 
 
-def test_a_notebook_that_is_interrupted_has_the_processes_stop(dataset, tmp_path, instead_of_torchrun, monkeypatch):
-    stopped = tmp_path / "stopped"
-    wait = "import signal, time, pathlib\n"
-    wait += f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(stopped)!r}).touch(), sys.exit(1)))\n"
+def test_a_notebook_that_is_interrupted_has_the_processes_stop(
+    dataset, tmp_path, instead_of_torchrun, monkeypatch, capsys
+):
+    said = "interproto: run: stopped by SIGTERM after step 7"
+    wait = "import signal, time\n"
+    wait += f"signal.signal(signal.SIGTERM, lambda *_: (print({said!r}, file=sys.stderr), sys.exit(1)))\n"
     instead_of_torchrun(STARTED + wait + "print('ready', flush=True)\ntime.sleep(60)")
 
     def interrupted(lines, *, over_one_another):
@@ -189,7 +197,7 @@ def test_a_notebook_that_is_interrupted_has_the_processes_stop(dataset, tmp_path
     monkeypatch.setattr(torchrun, "_show", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_in_processes(tiny(), dataset, tmp_path / "run", processes=1)
-    assert stopped.exists()
+    assert capsys.readouterr().out == "run: stopped by SIGTERM after step 7\n"
 
 
 def test_a_process_whose_starter_is_gone_is_told_to_stop(tmp_path):

@@ -1,5 +1,6 @@
 """Training: against a plain loop written here, and against wrong use."""
 
+import contextlib
 import json
 import re
 import sys
@@ -15,7 +16,7 @@ from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.losses import cosine_similarities
 from interproto_lib.models import build_backbone
 from interproto_lib.runs import RunFolder, list_runs, open_run, runs_by_method
-from interproto_lib.training import learning_rate_at, train
+from interproto_lib.training import learning_rate_at, loop, train
 from interproto_lib.training.batches import EpochBatches
 from interproto_lib.training.recognizer import Recognizer, inter_prototype_scope, parameter_groups
 
@@ -248,6 +249,23 @@ def test_bfloat16_starts_as_float32_does_and_trains(dataset, tmp_path):
     assert not first.equals(second)
     np.testing.assert_allclose(second[0], first[0], rtol=0.1)  # later the two ways part, as rounding adds up
     assert second.iloc[-1] < 0.5 * second[0]
+
+
+@pytest.mark.parametrize(
+    ("precision", "is_native", "dtype"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, None),
+        ("bfloat16", False, torch.bfloat16),
+        ("float32", True, None),
+    ],
+)
+def test_a_gpu_that_only_imitates_bfloat16_trains_in_float32(monkeypatch, precision, is_native, dtype):
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or is_native
+    )
+    assert loop._autocast_dtype(precision, torch.device("cuda", 0)) == dtype
 
 
 def test_lines_of_progress_name_the_run(dataset, tmp_path, capsys):

@@ -5,7 +5,7 @@ import random
 import time
 
 import pytest
-from forked_ranks import ForkedRanks
+from forked_ranks import forked_ranks
 from toy import assert_same_run, tiny, toy_dataset
 
 from interproto_lib.runs import RunFolder
@@ -14,10 +14,8 @@ from interproto_lib.training.checkpoint_record import RECORD_FILE, read_record
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    started = ForkedRanks(tmp_path_factory.mktemp("ranks") / "said.txt")
-    yield started
-    started.close()
+def ranks():
+    return forked_ranks()
 
 
 def settings(n, **changes):

@@ -15,6 +15,7 @@ from interproto_lib.config import TrainConfig
 from interproto_lib.errors import ConfigError
 from interproto_lib.training.batches import Batch
 from interproto_lib.training.memory import MemoryEstimate, held_by_process, predict_memory
+from interproto_lib.training.metrics import available_memory_bytes
 from interproto_lib.training.parts import PartedBatch
 from interproto_lib.training.recognizer import Recognizer, build_optimizers
 
@@ -83,6 +84,7 @@ CASES = {
     "curricularface": (settings(margin_loss="curricularface", batch_size=16), 16, 30_000),
     "chunks": (settings(batch_size=16, softmax_chunk=2048), 16, 30_000),
     "partial FC": (settings(batch_size=16, partial_fc_rate=0.1, inter_prototype="none"), 16, 30_000),
+    "partial FC, all pushed apart": (settings(batch_size=16, partial_fc_rate=0.1), 16, 30_000),
     "age method": (settings(age_method="mtlface", backbone="mtlface_ir50", age_weight=0.1), 32, 300),
 }
 
@@ -157,6 +159,22 @@ def test_what_the_process_holds_now():
         block.write(bytes(100 * 2**20))
         after = held_by_process(torch.device("cpu"))
     assert 90 * 2**20 < after - before < 320 * 2**20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is left is read from /proc")
+def test_processes_share_what_is_left_of_main_memory_and_keep_what_they_have():
+    device = torch.device("cpu")
+    held, alone, shared = (
+        held_by_process(device),
+        available_memory_bytes(device),
+        available_memory_bytes(device, sharers=4),
+    )
+    assert shared - held == pytest.approx((alone - held) / 4, rel=0.1)
+
+
+def test_a_gpu_is_its_process_s_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * GIB, 40 * GIB))
+    assert available_memory_bytes(torch.device("cuda", 1), sharers=8) == 40 * GIB
 
 
 FREED = """

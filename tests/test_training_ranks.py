@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from forked_ranks import ForkedRanks
+from forked_ranks import forked_ranks
 from safetensors.torch import save
 from toy import assert_same_run, tiny, toy_dataset
 
@@ -25,17 +26,15 @@ from interproto_lib.models import build_backbone
 from interproto_lib.runs import RunFolder
 from interproto_lib.training import train, train_in_processes
 from interproto_lib.training.batches import EpochBatches
-from interproto_lib.training.processes import TIMEOUT_VARIABLE, step_timeout_seconds
+from interproto_lib.training.processes import TIMEOUT_VARIABLE, joined_processes, step_timeout_seconds
 from interproto_lib.training.prototype_file import write_prototypes
 
 REPO = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    started = ForkedRanks(tmp_path_factory.mktemp("ranks") / "said.txt")
-    yield started
-    started.close()
+def ranks():
+    return forked_ranks()
 
 
 def settings(**changes):
@@ -224,10 +223,61 @@ def test_a_process_that_is_killed_ends_the_others_who_say_so(ranks, tmp_path, di
 
 def test_a_process_that_hangs_is_not_waited_for_without_end(ranks, tmp_path):
     folder = tmp_path / "run"
-    run_toys(ranks, 2, {folder: settings()}, disturb="hang", at_step=3, by_rank=1, timeout="4")
+    run_toys(ranks, 2, {folder: settings()}, disturb="hang", at_step=3, by_rank=1, timeout="3")
     first, second = heard(folder, 2)
     assert "has ended or does not answer" in first["message"]
-    assert 4 < first["after"] < second["after"]
+    assert 3 < first["after"] < second["after"]
+
+
+def options_of(config):
+    return [
+        text for name, value in config.to_dict().items() if value is not None for text in ("--set", f"{name}={value}")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("disturb", "codes", "wanted", "unwanted"),
+    [
+        (
+            "bug",
+            [2, 1],
+            (
+                r"\[rank1\]: Traceback",
+                r"\[rank1\]: ValueError: a bug that nobody foresaw",
+                r"interproto: Process 0 of 2: another process of this training has ended",
+            ),
+            r"\[rank0\]: ",
+        ),
+        ("interrupt", [130, 130], (r"interproto: interrupted; the same command goes on from the last",), "Traceback"),
+    ],
+)
+def test_a_process_with_a_bug_or_ctrl_c_ends_all_and_the_run_goes_on(
+    ranks, tmp_path, divided, disturb, codes, wanted, unwanted
+):
+    """In process 1 within a step, while process 0 waits for its gradients."""
+    save_dataset(toy_dataset(image_size=28), tmp_path / "dataset")
+    folder, config = tmp_path / "dense-s0", settings(**DIVISIONS["dense"])
+    command = ["train", str(tmp_path / "dataset"), str(folder), "--progress", "none", *options_of(config)]
+    started = time.monotonic()
+    ranks.start(2, "rank_jobs:run_command", arguments=command, disturb=disturb, at_step=5, by_rank=1)
+    assert ranks.exit_codes() == codes, ranks.said()
+    assert time.monotonic() - started < 60
+    said = ranks.said()
+    assert all(len(re.findall(text, said)) == 1 for text in wanted), said
+    assert not re.search(unwanted, said), said
+    run = train(config, toy_dataset(image_size=28), folder, progress="none")
+    assert_same_training(divided["dense"][1], run)
+    assert run.environment["resumed_with"][0]["step"] == 4
+
+
+def test_a_file_that_the_first_process_cannot_write_is_said_in_all(ranks, tmp_path):
+    """More rows than go at a time, so that the second process sends some after the first has failed."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "a file").write_text("")
+    ranks.run(2, "rank_jobs:write_where_there_is_no_place", folder=str(tmp_path / "run"), n_rows=140_000)
+    first, second = heard(tmp_path / "run", 2)
+    assert (first["error"], second["error"]) == ("WriteError", "EndedElsewhereError")
+    assert "a file is a file, expected a folder" in second["message"]
 
 
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "nan", "inf"])
@@ -235,6 +285,13 @@ def test_a_timeout_that_is_no_number_is_named(monkeypatch, text):
     monkeypatch.setenv(TIMEOUT_VARIABLE, text)
     with pytest.raises(ConfigError, match=f"{TIMEOUT_VARIABLE}='{text}': must be a number of seconds above 0"):
         step_timeout_seconds()
+
+
+def test_processes_that_torchrun_did_not_start_are_told(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ConfigError, match="WORLD_SIZE is set but RANK is not"), joined_processes("cpu"):
+        pass
 
 
 def test_a_number_of_processes_that_does_not_divide_the_parts_is_refused(ranks, tmp_path):
@@ -364,3 +421,58 @@ def test_torchrun_told_to_stop_then_with_a_process_killed_then_from_a_notebook(t
     whole = train(config, dataset, tmp_path / "whole-s0", progress="none")
     np.testing.assert_allclose(run.metrics()["loss"][:40], whole.metrics()["loss"][:40], rtol=1e-3)
     np.testing.assert_allclose(run.prototypes, whole.prototypes, atol=1e-2)
+
+
+INTERRUPTED = """
+import json, signal, sys
+from interproto_lib.config import TrainConfig
+from interproto_lib.training import train_in_processes
+signal.signal(signal.SIGINT, signal.default_int_handler)
+config = TrainConfig.from_dict(json.loads(sys.argv[3]))
+train_in_processes(config, sys.argv[1], sys.argv[2], processes=2, progress="lines")
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_interrupted_within_a_step_leaves_a_checkpoint_and_no_process(tmp_path):
+    """Then a bug in one process, under torchrun: its traceback is heard, and nothing is left running either."""
+    save_dataset(toy_dataset(image_size=28), tmp_path / "dataset")
+    folder, config = tmp_path / "toy-s0", settings(batch_parts=2, epochs=60)
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = [sys.executable, "-c", INTERRUPTED, str(tmp_path / "dataset"), str(folder), json.dumps(config.to_dict())]
+    job = subprocess.Popen(command, cwd=REPO, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipe)
+    wait_for_rows(folder, 10, job)
+    running = all_children_of(job.pid)
+    assert len(running) >= 3, "torchrun and two processes"
+    job.send_signal(signal.SIGINT)
+    said = job.communicate(timeout=60)[0]
+    step = int(re.search(r"^toy-s0: stopped by SIGTERM after step (\d+) of 240", said, flags=re.M)[1])
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert (folder / "checkpoints" / f"step-{step:08d}").is_dir()
+    assert not [process for process in running if Path(f"/proc/{process}").exists()]
+
+    buggy = tmp_path / "buggy-s0"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "rank_jobs",
+    ]
+    command += ["train", str(tmp_path / "dataset"), str(buggy), "--progress", "none", *options_of(config)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
+    job = subprocess.Popen(command, cwd=REPO / "tests", env=environment, **pipe)
+    said = job.communicate(timeout=110)[0]
+    assert job.returncode == 1
+    assert "[rank1]: ValueError: a bug that nobody foresaw" in said
+    assert not re.search(r"Signal \d+ \(SIG(ABRT|SEGV|KILL)\)", said), said
+    assert train(config, toy_dataset(image_size=28), buggy, progress="none").is_finished
+
+
+def all_children_of(process):
+    """Numbers of the processes that a process has started, and of those that they have."""
+    own = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [number for child in own for number in (int(child), *all_children_of(int(child)))]

@@ -6,6 +6,7 @@ import shutil
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from toy import assert_same_run, tiny, toy_dataset
 
 from interproto_lib.config import UNDECISIVE_SETTINGS, TrainConfig
 from interproto_lib.data.datasets import save_dataset
-from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedError
+from interproto_lib.errors import CheckpointError, RunError, TrainingDivergedError, WriteError
 from interproto_lib.files import file_lock
 from interproto_lib.training import loop, train
+from interproto_lib.training.metrics import MetricsLog
 from interproto_lib.training.recognizer import Recognizer
 
 
@@ -47,6 +49,33 @@ def test_other_settings_or_data_in_the_folder_are_refused(finished, dataset):
         train(TrainConfig.from_dict({**config.to_dict(), "seed": 5}), dataset, run.path)
     with pytest.raises(RunError, match="other data"):
         train(config, toy_dataset(n_images=9), run.path)
+
+
+def test_a_finished_run_is_not_trained_on_and_needs_its_checkpoints_only_where_a_file_is_lost(
+    finished, dataset, tmp_path
+):
+    run, config = finished
+    folder = tmp_path / "run"
+    shutil.copytree(run.path, folder)
+    with pytest.raises(RunError, match="other settings: epochs was 3, now 4"):
+        train(TrainConfig.from_dict({**config.to_dict(), "epochs": 4}), dataset, folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-00000012", "step-00000018"]
+    for name in ("prototypes.safetensors", "summary.json"):
+        (folder / name).unlink()
+    assert_same_run(run, train(config, dataset, folder, progress="none"))
+    shutil.rmtree(folder / "checkpoints")
+    assert_same_run(run, train(config, dataset, folder, progress="none"))
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_full_disk_is_said_where_a_row_of_metrics_is_written(tmp_path):
+    log = MetricsLog(tmp_path, tiny(), resume_step=0)
+    with Path("/dev/full").open("a") as full:
+        log._file, written = full, log._file
+        with pytest.raises(WriteError, match=r"Cannot write .*metrics\.jsonl: No space left on device\."):
+            log.write({"step": 1, "loss": 2.0})
+        log.close()
+    written.close()
 
 
 def test_the_same_manifest_with_other_pixels_is_refused(finished, dataset, tmp_path):
