@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import re
 
@@ -79,7 +80,7 @@ def unit_points(one, projection="t-SNE", run=0):
 
 
 def panel(page, run=0):
-    return page.locator("canvas[tabindex]").nth(run)
+    return page.locator("[role=application]").nth(run)
 
 
 def on_screen(page, places, run=0):
@@ -118,6 +119,37 @@ def test_hovering_names_the_nearest_identity_and_rings_it_in_both_panels(show):
     expect(line).to_contain_text("ArcFace: most like id")
     hovered = page.evaluate("() => here.projectionView.panels.map(({ panel }) => panel.hovered)")
     assert hovered == [row, row]
+    for run in (0, 1):
+        place = on_screen(page, unit_points(one, run=run), run)[row]
+        assert ring(page, run) == pytest.approx(place, abs=1)
+    page.mouse.move(0, 0)
+    expect(panel(page).locator("g:visible")).to_have_count(0)
+
+
+def ring(page, run):
+    """Middle of the one ring of a panel, in pixels of the page."""
+    box = panel(page, run).locator("g:visible").bounding_box()
+    return [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+
+
+def test_a_lasso_is_seen_while_it_is_drawn(show):
+    page = show(explorer().map)
+    page.get_by_label("Drag to").select_option("lasso")
+    corners = on_screen(page, np.array([[0.2, 0.3], [0.7, 0.4], [0.4, 0.8]]))
+    page.mouse.move(*corners[0])
+    page.mouse.down()
+    for corner in corners[1:]:
+        page.mouse.move(*corner)
+    outline = (
+        panel(page)
+        .locator("path")
+        .first.evaluate("(path) => { const b = path.getBBox(); return [b.x, b.y, b.width, b.height]; }")
+    )
+    corner = panel(page).bounding_box()
+    assert [corner["x"] + outline[0], corner["y"] + outline[1]] == pytest.approx(corners.min(axis=0), abs=2)
+    assert outline[2:] == pytest.approx(np.ptp(corners, axis=0), abs=1)
+    page.mouse.up()
+    expect(panel(page).locator("path").first).to_have_attribute("d", "")
 
 
 def test_the_nearest_point_is_the_nearest_of_all(show):
@@ -168,6 +200,71 @@ def test_wheel_and_drag_move_the_view_and_the_model_hears_of_it_when_they_rest(s
     draw_path(page, [(box["x"] + 200, box["y"] + 200), (box["x"] + 300, box["y"] + 200)])
     page.wait_for_function("(x) => window.model.get('views')[0][0] < x - 0.05", arg=before[0])
     assert page.evaluate("() => window.model.get('views')[1]") == [0.5, 0.5, 1]
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+PIXELS = """(run) => {
+    const { canvas } = here.projectionView.panels[run].panel;
+    const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return [canvas.width, btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(''))];
+}"""
+
+DRAWN_ANEW = """(run) => {
+    const { panel } = here.projectionView.panels[run];
+    panel.picture.drawn = null;
+    panel.redraw();
+    return new Promise(requestAnimationFrame);
+}"""
+
+
+def pixels(page, run=0):
+    """The picture (side, side, 3) of a panel."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    side, coded = page.evaluate(PIXELS, run)
+    return np.frombuffer(base64.b64decode(coded), np.uint8).reshape(side, side, 4)[..., :3]
+
+
+@pytest.mark.parametrize("zoom", [1.0, 2.0])
+def test_each_point_has_its_colour_at_its_place_also_after_moving(show, zoom):
+    points = {"PCA": {run: np.array([[-1.0, -0.6], [0.2, 0.1], [1.0, 0.9], [-0.5, 1.0], [0.6, -1.0]]) for run in RUNS}}
+    table = pd.DataFrame(
+        {"identity": list("abcde"), "is_child": [1, 0, 0, 1, 0], "age_years": [5, 40, np.nan, 9, 33], "n_images": 3}
+    )
+    expected = np.array([[230, 159, 0], [0, 114, 178], [154, 154, 154], [230, 159, 0], [0, 114, 178]])
+    page = show(ProjectionExplorer(points, table.astype({"is_child": bool})).map, zoom=zoom)
+    places = (points["PCA"][RUNS[0]] + 1) / 2
+    box = panel(page).bounding_box()
+    for shift in ([0, 0], [60, 35], [-90, -20]):
+        if any(shift):
+            start = np.array([box["x"] + 100, box["y"] + 100])
+            draw_path(page, [start, start + shift])
+        view = page.evaluate("() => here.projectionView.panels[0].panel.view")
+        picture = pixels(page)
+        side = len(picture)
+        x = side / 2 + (places[:, 0] - view["x"]) * 0.94 * side
+        y = side / 2 - (places[:, 1] - view["y"]) * 0.94 * side
+        for (column, row), colour in zip(np.rint([x, y]).astype(int).T, expected, strict=True):
+            if 0 <= column < side and 0 <= row < side:
+                assert np.abs(picture[row, column] - colour).max() < 25
+        paper = (picture == 255).all(axis=2).mean()
+        assert 0.98 < paper < 1
+
+
+@pytest.mark.parametrize("some_selected", [False, True])
+def test_a_picture_that_was_moved_is_the_picture_drawn_anew(show, some_selected):
+    one = explorer(3000)
+    one.map.selected = list(range(0, 3000, 7)) if some_selected else []
+    page = show(one.map)
+    before = pixels(page)
+    box = panel(page).bounding_box()
+    corner = np.array([box["x"] + 150, box["y"] + 150])
+    for to in ([230, 120], [90, 300], [300, 305], [150, 80]):
+        draw_path(page, [corner, corner + to, corner + np.array(to) / 3])
+        moved = pixels(page)
+        page.evaluate(DRAWN_ANEW, 0)
+        np.testing.assert_array_equal(pixels(page), moved)
+        assert (moved != before).any()
 
 
 # --- selecting ------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 // Prototypes in the plane: one panel a run, linked by hovering, choosing and selecting.
 
 import { element, formatNumber, makeChoice, makeFigureButtons, makeRoot, onThemeChange, readArray, readTheme, watchKernel } from "./frame.js";
-import { ScatterPanel, drawingOrder, rowsInPolygon } from "./scatter.js";
+import { drawingOrder } from "./marker_picture.js";
+import { rowsInPolygon } from "./point_search.js";
+import { ScatterPanel } from "./scatter.js";
 
 const [CHILD, ADULT, UNLABELLED] = [[230, 159, 0], [0, 114, 178], [154, 154, 154]];
 const LIGHT_ADULT = [52, 148, 212]; // the same blue, lighter: on a dark page
