@@ -50,15 +50,42 @@ def test_map_shows_every_rate_in_one_range():
         (0, 0): "1.2", (1, 1): "0.025", (0, 1): "0", (1, 0): "0",
     }  # fmt: skip
     assert texts(two)[1, 0].get_text() == texts(two)[0, 1].get_text() == "0.020"
-    # Rates from 0.02% to 1.2%: decades from 0.01% to 10%, the same for both.
+    # Rates from 0.02% to 1.2%: from 0.02% to 2%, the same for both.
     for axes in (one, two):
-        assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == pytest.approx((1e-4, 0.1))
-    assert [tick.get_text() for tick in bar.get_yticklabels()] == ["0.01%", "0.1%", "1%", "10%"]
+        assert (axes.images[0].norm.vmin, axes.images[0].norm.vmax) == pytest.approx((2e-4, 0.02))
+    ticks = [tick.get_text() for tick in bar.get_yticklabels()]
+    assert ticks == ["0.02%", "0.05%", "0.1%", "0.2%", "0.5%", "1%", "2%"]
     assert one.get_title() == "(a) ArcFace\nover all ages 0.065%, threshold 0.300"
     assert figure.description == (
-        "False match rate by the ages of both images, colours logarithmic from 0.01% to 10%; over all ages: "
+        "False match rate by the ages of both images, colours logarithmic from 0.02% to 2%; over all ages: "
         "ArcFace 0.065%, CosFace 0.085%."
     )
+
+
+@pytest.mark.parametrize(
+    ("rates", "ticks"),
+    [
+        ((0.065, 0.99), ["5%", "10%", "20%", "50%", "100%"]),
+        ((7e-6, 0.0068), ["0.001%", "0.01%", "0.1%", "1%"]),
+        ((4e-9, 0.5), ["1e−6%", "0.00001%", "0.0001%", "0.001%", "0.01%", "0.1%", "1%", "10%"]),
+        ((0.3, 0.3), ["5%", "10%", "20%", "50%"]),
+    ],
+)
+def test_colours_end_close_to_the_rates(rates, ticks):
+    cells = {(0, 0): (10**9, round(1e9 * rates[0])), (4, 4): (10**9, round(1e9 * rates[1]))}
+    figure = cohort_error_figure({"ArcFace": make_errors(cells)})
+    norm = figure.axes[0].images[0].norm
+    assert norm.vmin <= rates[0] * (1 + 1e-6) < 10.1 * norm.vmin
+    assert norm.vmax / 2.51 <= rates[1] <= norm.vmax * (1 + 1e-6)
+    assert [tick.get_text() for tick in figure.axes[1].get_yticklabels()] == ticks
+
+
+def test_axes_are_named_once_and_groups_where_they_are_looked_for():
+    for n, low in ((3, [False, True, True]), (6, [True] * 6)):
+        maps = cohort_error_figure({str(i): make_errors(ONE) for i in range(n)}).axes[:n]
+        assert [bool(axes.get_ylabel()) for axes in maps] == [i % 2 == 0 for i in range(n)]
+        assert [bool(axes.get_xlabel()) for axes in maps] == [i + 2 >= n for i in range(n)]
+        assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in maps] == low
 
 
 def test_no_error_and_no_pair_look_different():

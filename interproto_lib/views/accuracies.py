@@ -128,9 +128,9 @@ def optimism_figure(table: pd.DataFrame, *, leak_free: str, official: str) -> La
             style, (axes, row) = styles[cell["method"]], rows.places[cell["test_set"], cell["method"]]
             ends = [cell[leak_free], cell[official]]
             axes.plot(ends, [row, row], color=style.colour, linewidth=1.2, zorder=1)
-            axes.plot([cell[official]], [row], marker=style.marker, markersize=5.5, color=style.colour)
-            axes.plot([cell[leak_free]], [row], marker=style.marker, markersize=5.5, color=style.colour,
-                      markerfacecolor="white")  # fmt: skip
+            for value, face in ((cell[official], style.colour), (cell[leak_free], "white")):
+                axes.plot([value], [row], marker=style.marker, markersize=4.0 if rows.named else 5.5,
+                          color=style.colour, markerfacecolor=face)  # fmt: skip
             axes.annotate(signed(cell["optimism"], decimals=2), (max(ends), row), xytext=(7, 0), va="center",
                           textcoords="offset points", fontsize=7.5)  # fmt: skip
         for axes in rows.panels:

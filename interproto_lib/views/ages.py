@@ -19,7 +19,7 @@ from interproto_lib.views.style import (
     figure_style,
     new_figure,
 )
-from interproto_lib.views.wording import listed
+from interproto_lib.views.wording import age_group_words, listed
 
 SPLIT_TITLES = {"train": "Training images", "validation": "Validation images", "heldout": "Held-out images"}
 """How the splits of a manifest are called in a figure, in the order of the panels."""
@@ -63,7 +63,7 @@ def _draw_age_bars(panel: Axes, counts: pd.Series) -> None:
     bars[-1].set(edgecolor=UNLABELLED_COLOUR, hatch="////")
     labels = [f"{count:,}\n{count / counts.sum():.1%}" if count else "0" for count in counts]
     panel.bar_label(bars, labels=labels, padding=2, fontsize=7.5, linespacing=1.05)
-    names = [str(name).replace("-", "–").replace(">=", "≥ ") for name in counts.index]
+    names = [age_group_words(str(name)) for name in counts.index]
     panel.set_xticks(positions, [f"{names[0]}\n(child)", *names[1:-1], "no age\nlabel"])
     panel.tick_params(axis="x", length=0)
     panel.set_ylim(0, 1.36 * float(counts.max()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import string
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,14 @@ from numpy.typing import NDArray
 
 from interproto_lib.analysis.cohort_errors import ChildFactor, CohortErrors
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import trim_height, wrapped
 from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, new_figure
-from interproto_lib.views.wording import listed, number
+from interproto_lib.views.wording import age_group_words, listed, number
 
 _DARK_TEXT, _LIGHT_TEXT = "#1A1A1A", "#FFFFFF"
 _NO_PAIR_COLOUR = "#E2E2E2"
+_MAX_BAR_INCHES = 4.0
+_ROWS_OF_ONE_SCALE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +62,13 @@ def cohort_error_figure(errors: Mapping[str, CohortErrors], *, rate: str = "fmr"
     groups, shown = _shown_groups(errors, rate)
     values = {method: getattr(of, rate)[np.ix_(shown, shown)] for method, of in errors.items()}
     positive = np.concatenate([of[of > 0] for of in values.values()])
-    low, high = _decades(positive)
-    norm = LogNorm(10.0**low, 10.0**high)
+    low, high = _range(positive)
+    norm = LogNorm(low, high)
     n_columns = min(2, len(errors))
     n_rows = -(-len(errors) // n_columns)
     side = 4.0 if n_columns == 1 else (PAGE_WIDTH_INCHES - 0.9) / 2
     parts = [f"{method} {_percent(_overall(of, rate))}" for method, of in errors.items()]
-    colours = f", colours logarithmic from {_decade(low)} to {_decade(high)}" if len(positive) else ""
+    colours = f", colours logarithmic from {_plain_percent(low)} to {_plain_percent(high)}" if len(positive) else ""
     description = f"{words.title} by the ages of both images{colours}; over all ages: {', '.join(parts)}."
     with figure_style():
         figure = new_figure(
@@ -76,15 +78,20 @@ def cohort_error_figure(errors: Mapping[str, CohortErrors], *, rate: str = "fmr"
         for index, (axes, (method, of)) in enumerate(zip(grid.flat, errors.items(), strict=False)):
             image = _draw_map(axes, values[method], groups, norm)
             letter = f"({string.ascii_lowercase[index]}) " if 1 < len(errors) <= 26 else ""
-            heading = textwrap.fill(letter + method, round(12 * side))
+            heading = wrapped(letter + method, side)
             below = f"over all ages {_percent(_overall(of, rate))}, threshold {number(of.threshold)}"
             axes.set_title(f"{heading}\n{below}", linespacing=1.3)
+            is_lowest = index + n_columns >= len(errors)
+            _name_axes(
+                axes, left=index % n_columns == 0, bottom=is_lowest, groups=is_lowest or n_rows > _ROWS_OF_ONE_SCALE
+            )
         for axes in grid.flat[len(errors) :]:
             axes.set_axis_off()
         if len(positive):
-            bar = figure.colorbar(image, ax=grid, shrink=0.9 if n_rows == 1 else 0.6, aspect=30, pad=0.02)
-            exponents = range(low, high + 1)
-            bar.set_ticks([10.0**exponent for exponent in exponents], labels=[_decade(e) for e in exponents])
+            shrink = 0.9 if n_rows == 1 else min(0.6, _MAX_BAR_INCHES / figure.get_figheight())
+            bar = figure.colorbar(image, ax=grid, shrink=shrink, aspect=30, pad=0.02)
+            ticks = _ticks(low, high)
+            bar.set_ticks(ticks, labels=[_plain_percent(tick) for tick in ticks])
             bar.ax.minorticks_off()
             bar.set_label(f"{words.title} (logarithmic)")
             bar.outline.set_visible(False)
@@ -98,6 +105,7 @@ def cohort_error_figure(errors: Mapping[str, CohortErrors], *, rate: str = "fmr"
             )
         if handles:
             figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        trim_height(figure)
     return figure
 
 
@@ -173,9 +181,16 @@ def _draw_map(axes: Axes, values: NDArray[np.float64], groups: list[str], norm: 
     axes.tick_params(which="minor", length=0)
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#8C8C8C")
-    axes.set_xlabel("Age at one image (years); cells in %")
-    axes.set_ylabel("Age at the other image (years)")
     return image
+
+
+def _name_axes(axes: Axes, *, left: bool, bottom: bool, groups: bool) -> None:
+    """Name the axes where no other map stands below or to the left; groups below more maps, where the rows are many."""
+    axes.tick_params(labelleft=left, labelbottom=groups)
+    if left:
+        axes.set_ylabel("Age in one image (years)")
+    if bottom:
+        axes.set_xlabel("Age in the other image (years); cells in %")
 
 
 def _extremes(errors: CohortErrors, rate: str, words: _Rate) -> str:
@@ -243,7 +258,7 @@ def _shown_groups(errors: Mapping[str, CohortErrors], rate: str) -> tuple[list[s
             raise ConfigError(f"{method} has the age groups {of.groups}, {first} has {of_first.groups}.")
     with_pairs = np.any([_pairs(of, rate).any(axis=0) for of in errors.values()], axis=0)
     shown = np.flatnonzero(with_pairs) if with_pairs.any() else np.arange(len(with_pairs))
-    return [of_first.groups[i].replace("-", "–").replace(">=", "≥ ") for i in shown], shown
+    return [age_group_words(of_first.groups[i]) for i in shown], shown
 
 
 def _pairs(errors: CohortErrors, rate: str) -> NDArray[np.int64]:
@@ -261,7 +276,7 @@ def _words(rate: str) -> _Rate:
 
 
 def _two(errors: CohortErrors, a: int, b: int) -> str:
-    return f"{errors.groups[a]} with {errors.groups[b]}".replace("-", "–").replace(">=", "≥ ")
+    return f"{age_group_words(errors.groups[a])} with {age_group_words(errors.groups[b])}"
 
 
 def _counted(n_pairs: int) -> str:
@@ -296,20 +311,27 @@ def _times(factor: float) -> str:
     return f"{factor:,.0f}" if rounded >= 10 else f"{rounded:.{1 - math.floor(math.log10(rounded))}f}"
 
 
-def _decades(positive: NDArray[np.float64]) -> tuple[int, int]:
-    """Choose the exponents of a range of whole decades that holds all rates above 0."""
+def _range(positive: NDArray[np.float64]) -> tuple[float, float]:
+    """Choose a range that ends at 1, 2 or 5 times a power of ten, spans one at least and holds all rates above 0."""
     if not len(positive):
-        return -3, 0
-    low = math.floor(math.log10(positive.min()) + 1e-9)
-    high = math.ceil(math.log10(positive.max()) - 1e-9)
-    return min(low, high - 1), high
+        return 1e-3, 1.0
+    steps = [float(f"{digit}e{exponent}") for exponent in range(-12, 1) for digit in (1, 2, 5)]
+    high = min(step for step in steps if step >= positive.max() * (1 - 1e-9))
+    low = max(step for step in steps if step <= positive.min() * (1 + 1e-9))
+    return min(low, high / 10), high
 
 
-def _decade(exponent: int) -> str:
-    """Write ten to this exponent in percent: 10%, 0.001%, 1e−5%."""
-    if exponent >= -5:
-        return f"{10.0 ** (exponent + 2):.{max(0, -2 - exponent)}f}%"
-    return f"1e−{-2 - exponent}%"
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of ten, and over up to two of them their double and fivefold."""
+    digits = (1, 2, 5) if high / low < 150 else (1,)
+    ticks = [float(f"{digit}e{exponent}") for exponent in range(-12, 1) for digit in digits]
+    return [tick for tick in ticks if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+
+
+def _plain_percent(rate: float) -> str:
+    """Write a rate of one digit in percent: 10%, 0.001%, 1e−6%."""
+    exponent = math.floor(math.log10(100 * rate) + 1e-9)
+    return f"{100 * rate:.{max(0, -exponent)}f}%" if exponent >= -5 else f"{100 * rate:.0e}%".replace("e-0", "e−")
 
 
 def _colours() -> Colormap:

@@ -11,9 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import METHODS_IN_A_LEGEND, legend_above, method_handles, trim_height, wrapped
 from interproto_lib.views.style import (
     PAGE_WIDTH_INCHES,
     LabelledFigure,
@@ -32,6 +33,9 @@ SUMMARY_QUANTITIES = {
 }
 """Columns that `similarity_summary_figure` draws, and how they are called there."""
 
+_CROSS_COLOUR = "#D55E00"
+_MAX_BAR_INCHES = 4.0
+
 
 def similarity_distribution_figure(
     values: Mapping[str, Mapping[str, np.ndarray]], *, threshold: float = 0.3, n_bins: int | None = None
@@ -47,7 +51,7 @@ def similarity_distribution_figure(
         n_bins: Bins of the density; None takes 20 to 60, more for more pairs.
 
     Returns:
-        The figure; short vertical marks on the left are the means.
+        The figure; of up to four methods, the markers above the curves on the left are the means.
 
     Raises:
         ConfigError: There is nothing to draw.
@@ -71,11 +75,13 @@ def similarity_distribution_figure(
             for method, of_method in by_method.items():
                 _draw_density(density, of_method, edges, styles[method])
                 _draw_share_above(above, of_method, styles[method])
+            if len(styles) <= METHODS_IN_A_LEGEND:
+                _draw_means(density, by_method, styles)
             for axes in (density, above):
                 axes.axvline(threshold, color="#8C8C8C", linewidth=0.8, zorder=0)
-            density.set(ylabel="Density", yticks=[], xlim=(edges[0], edges[-1]), ylim=(0, None))
+            density.set(ylabel="Density", yticks=[], xlim=(edges[0], edges[-1]))
             density.set_title(f"Pairs: {cohort_words(cohort)}", loc="left")
-            above.set_ylabel("Share of pairs above")
+            above.set_ylabel("Pairs above")
         smallest = min(1 / v.size for v in everything)
         for axes in grid[:, 1]:
             axes.set(yscale="log", ylim=(smallest / 1.5, 1.3))
@@ -83,17 +89,27 @@ def similarity_distribution_figure(
             axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.4g}%"))
         for axes in grid[-1]:
             axes.set_xlabel("Similarity of two identities (Eq. 2)")
-        _method_legend(
-            figure, styles, Line2D([], [], color="#8C8C8C", linewidth=0.8, label=f"similarity {threshold:g}")
-        )
+        handles = method_handles(styles, line=True, marker=len(styles) <= METHODS_IN_A_LEGEND)
+        if len(styles) <= METHODS_IN_A_LEGEND:
+            handles.append(Line2D([], [], color="#8C8C8C", linestyle="", marker="o", markersize=5, label="mean"))
+        handles.append(Line2D([], [], color="#8C8C8C", linewidth=0.8, label=f"similarity {threshold:g}"))
+        legend_above(figure, handles, handlelength=3.6)
     return figure
 
 
 def _draw_density(axes: Axes, values: np.ndarray, edges: np.ndarray, style: MethodStyle) -> None:
     density, _ = np.histogram(values, edges, density=True)
     axes.stairs(density, edges, color=style.colour, linestyle=style.line, linewidth=1.3)
-    axes.plot([values.mean()], [0.0], linestyle="", marker=style.marker, markersize=5.5, color=style.colour,
-              markeredgecolor="white", markeredgewidth=0.6, clip_on=False, zorder=5)  # fmt: skip
+
+
+def _draw_means(axes: Axes, by_method: Mapping[str, np.ndarray], styles: Mapping[str, MethodStyle]) -> None:
+    """Mark the means above the curves, one below the other, so that none hides another."""
+    highest = axes.dataLim.y1
+    step = highest * min(0.09, 0.5 / len(by_method))
+    for line, (method, values) in enumerate(reversed(list(by_method.items())), start=1):
+        axes.plot([values.mean()], [highest + line * step], linestyle="", marker=styles[method].marker,
+                  markersize=4.5, color=styles[method].colour)  # fmt: skip
+    axes.set_ylim(0, highest + (len(by_method) + 1) * step)
 
 
 def _draw_share_above(axes: Axes, values: np.ndarray, style: MethodStyle) -> None:
@@ -110,14 +126,6 @@ def _draw_share_above(axes: Axes, values: np.ndarray, style: MethodStyle) -> Non
     axes.plot(ordered[positions], share, drawstyle="steps-pre", color=style.colour, linestyle=style.line)
 
 
-def _method_legend(figure: LabelledFigure, styles: Mapping[str, MethodStyle], *more: Line2D) -> None:
-    handles = [
-        Line2D([], [], color=s.colour, linestyle=s.line, marker=s.marker, markersize=5, label=name)
-        for name, s in styles.items()
-    ]
-    figure.legend(handles=[*handles, *more], loc="outside upper center", ncols=4, handlelength=3.2)
-
-
 def prototype_vs_feature_figure(
     prototype_values: Mapping[str, np.ndarray], feature_values: Mapping[str, np.ndarray], *, pairs: str
 ) -> LabelledFigure:
@@ -131,7 +139,7 @@ def prototype_vs_feature_figure(
         pairs: What the pairs are, as in `pairs of child identities`.
 
     Returns:
-        The figure; all panels share axes and colours, the cross marks the means.
+        The figure; all panels share axes and colours, the cross marks the means, the dashed line equal values.
 
     Raises:
         ConfigError: The two mappings do not hold the same methods and pairs.
@@ -157,7 +165,10 @@ def prototype_vs_feature_figure(
     description = f"Similarity of features against similarity of prototypes of {pairs} for {listed(list(clean))}."
     with figure_style():
         figure = new_figure(
-            0.9 + side * n_columns, 0.25 + n_rows * (side + 0.3), description=description, layout="compressed"
+            PAGE_WIDTH_INCHES if n_columns > 2 else 0.9 + side * n_columns,
+            0.9 + n_rows * (side + 0.5),
+            description=description,
+            layout="compressed",
         )
         grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
         greys = ListedColormap(mpl.colormaps["Greys"](np.linspace(0.22, 1.0, 256)))
@@ -167,9 +178,10 @@ def prototype_vs_feature_figure(
                 axes.hexbin(x, y, gridsize=36, extent=(*extent, *extent), mincnt=1, cmap=greys, linewidths=0.1)
             )
             axes.plot(extent, extent, color="#1A1A1A", linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.plot([x.mean()], [y.mean()], marker="P", markersize=9, color="#D55E00", markeredgecolor="white")
+            axes.plot([x.mean()], [y.mean()], marker="P", markersize=9, color=_CROSS_COLOUR, markeredgecolor="white")
             correlation = np.corrcoef(x, y)[0, 1] if x.size > 2 and x.std() > 0 and y.std() > 0 else np.nan
-            axes.set_title(f"{method}\nr = {number(correlation, decimals=2)}, n = {x.size:,}", linespacing=1.3)
+            below = f"r = {number(correlation, decimals=2)}, n = {x.size:,}"
+            axes.set_title(f"{wrapped(method, side)}\n{below}", linespacing=1.3)
             axes.set(xlim=extent, ylim=extent, aspect="equal")
         most = max(2.0, *(float(np.max(cloud.get_array())) for cloud in clouds))
         counts = LogNorm(vmin=1, vmax=most)
@@ -181,11 +193,19 @@ def prototype_vs_feature_figure(
             axes.set_xlabel("Cosine of prototypes")
         for axes in grid[:, 0]:
             axes.set_ylabel("Similarity of features (Eq. 2)")
-        bar = figure.colorbar(clouds[0], ax=grid, shrink=0.85, aspect=26, pad=0.02, format="{x:,.0f}")
-        bar.ax.yaxis.set_minor_formatter(NullFormatter())
+        shrink = min(0.85, _MAX_BAR_INCHES / figure.get_figheight())
+        bar = figure.colorbar(clouds[0], ax=grid, shrink=shrink, aspect=26, pad=0.02, format="{x:,.0f}")
+        bar.minorticks_off()
         bar.set_ticks([tick for tick in (1, 3, 10, 30, 100, 300, 1000, 3000, 10_000, 100_000) if tick <= most])
         bar.set_label("Pairs in a cell")
         bar.outline.set_visible(False)
+        cross: Any = {"linestyle": "", "marker": "P", "color": _CROSS_COLOUR, "markeredgecolor": "white"}
+        handles = [
+            Line2D([], [], markersize=9, label="means", **cross),
+            Line2D([], [], color="#1A1A1A", linewidth=0.8, linestyle=(0, (4, 3)), label="both equal"),
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=2)
+        trim_height(figure)
     return figure
 
 
@@ -217,13 +237,16 @@ def describe_gaps(gaps: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) -> LabelledFigure:
+def similarity_summary_figure(
+    table: pd.DataFrame, *, threshold: float = 0.3, words: str = "Cosine similarity of two identities"
+) -> LabelledFigure:
     """Draw mean, rms, 95th percentile and share above the threshold of prototypes and features, one dot a seed.
 
     Args:
         table: One row a method, seed and `what` (`prototypes` or `features`), with the columns `mean`, `rms`, `p95` and
             `share_above`; methods and `what` are drawn in the order of their first row.
         threshold: What `share_above` was counted with.
+        words: What was measured, below the panels.
 
     Returns:
         The figure, one panel a quantity; bars are means over seeds, hollow dots single seeds.
@@ -232,7 +255,7 @@ def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) ->
     styles = method_styles(table["method"])
     description = f"Similarity of {listed(kinds)} for {listed(list(styles))}: mean, rms, 95th percentile, share above."
     with figure_style():
-        height = 0.85 + 0.2 * len(kinds) * len(styles) + 0.18 * len(kinds)
+        height = 1.1 + 0.2 * len(kinds) * len(styles) + 0.18 * len(kinds)
         figure = new_figure(PAGE_WIDTH_INCHES, height, description=description)
         grid = figure.subplots(1, len(SUMMARY_QUANTITIES), sharey=True)
         for axes, (column, title) in zip(grid, SUMMARY_QUANTITIES.items(), strict=True):
@@ -243,10 +266,17 @@ def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3) ->
             axes.locator_params(axis="x", nbins=4)
             axes.spines["left"].set_visible(False)
             axes.tick_params(axis="y", length=0)
-        grid[-1].xaxis.set_major_formatter(PercentFormatter(xmax=1))
+        grid[-1].xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         grid[0].set_yticks(centres, kinds)
         grid[0].set_ylim(len(kinds) * (len(styles) + 1) - 1.3, -0.8)
-        _method_legend(figure, styles)
+        figure.supxlabel(words, fontsize=8.5)
+        handles = method_handles(styles, line=True)
+        if len(set(table["seed"])) > 1:
+            handles.append(Line2D([], [], color="#7F7F7F", linestyle="", marker="|", markersize=9, markeredgewidth=1.8,
+                                  label="mean"))  # fmt: skip
+        handles.append(Line2D([], [], color="#7F7F7F", linestyle="", marker="o", markersize=4.5,
+                              markerfacecolor="white", label="single seed"))  # fmt: skip
+        legend_above(figure, handles, handlelength=3.6)
     return figure
 
 

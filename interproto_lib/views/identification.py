@@ -10,6 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import METHODS_IN_A_LEGEND, legend_above, seed_handles, wrapped
 from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, method_styles, new_figure
 from interproto_lib.views.wording import listed
 
@@ -20,7 +21,7 @@ _MARKED_UP_TO_RANKS = 10
 def cmc_figure(
     curves: Mapping[str, Sequence[NDArray[np.floating]]], *, title: str = "", n_gallery: int | None = None
 ) -> LabelledFigure:
-    """Draw cumulative match characteristics: each seed as a thin line, the mean over seeds as a thick one.
+    """Draw cumulative match characteristics: the mean over seeds as a thick line, of few methods also each seed.
 
     Args:
         curves: Method -> one curve a seed, (k,): share of the probes, in [0, 1], whose person is among the first 1, 2,
@@ -40,12 +41,14 @@ def cmc_figure(
     description = f"Cumulative match characteristics of {listed(list(styles))} up to rank {n_ranks:,}."
     ranks = np.arange(1, n_ranks + 1)
     with figure_style():
-        figure = new_figure(PAGE_WIDTH_INCHES * 0.7, 3.1, description=description)
+        many = len(styles) > METHODS_IN_A_LEGEND
+        width = PAGE_WIDTH_INCHES if many else PAGE_WIDTH_INCHES * 0.7
+        figure = new_figure(width, 3.6 if many else 3.1, description=description)
         axes = figure.subplots()
         markers = {name: style.marker if n_ranks <= _MARKED_UP_TO_RANKS else "" for name, style in styles.items()}
         for method, of_seeds in drawn.items():
             style = styles[method]
-            if len(of_seeds) > 1:
+            if len(of_seeds) > 1 and not many:
                 axes.plot(ranks, of_seeds.T, color=style.colour, linewidth=0.5, alpha=0.55)
             axes.plot(ranks, of_seeds.mean(axis=0), color=style.colour, linestyle=style.line, linewidth=1.7,
                       marker=markers[method], markersize=4.5)  # fmt: skip
@@ -53,8 +56,7 @@ def cmc_figure(
             Line2D([], [], color=s.colour, linestyle=s.line, marker=markers[name], markersize=4.5, label=name)
             for name, s in styles.items()
         ]
-        if n_seeds > 1:
-            handles.append(Line2D([], [], color="#9A9A9A", linewidth=0.6, label=f"single seeds (up to {n_seeds})"))
+        handles += seed_handles(n_seeds, drawn=not many)
         if n_gallery is not None:
             axes.plot(ranks, np.minimum(1, ranks / n_gallery), color="#7F7F7F", linewidth=0.9, linestyle=":")
             handles.append(Line2D([], [], color="#7F7F7F", linewidth=0.9, linestyle=":", label="chance"))
@@ -69,8 +71,13 @@ def cmc_figure(
         axes.set_xlim((1 - 0.3, n_ranks + 0.3) if n_ranks <= _MARKED_UP_TO_RANKS else (1, n_ranks))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f}%"))
         axes.grid(visible=True)
-        axes.set_title(title, loc="left")
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=3.2)
+        axes.set_title(wrapped(title, width - 0.8), loc="left")
+        if many:
+            for handle in handles:
+                handle.set_label(wrapped(str(handle.get_label()), 1.8))
+            figure.legend(handles=handles, loc="outside right upper", handlelength=3.2)
+        else:
+            legend_above(figure, handles, handlelength=3.2)
     return figure
 
 

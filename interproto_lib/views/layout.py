@@ -22,6 +22,7 @@ _NAME_POINTS = 7.5
 _NAME_CHARACTERS = 26
 _CHARACTER_WIDTH = 0.58
 _LABEL_INCHES = 2.2
+_MOST_IN_A_LINE = 5
 
 
 def wrapped(text: str, inches: float, *, points: float = 9.0) -> str:
@@ -43,13 +44,12 @@ def wrapped(text: str, inches: float, *, points: float = 9.0) -> str:
     return textwrap.fill(text, characters, break_on_hyphens=False)
 
 
-def legend_above(figure: Figure, handles: Sequence[Any], *, most_columns: int = 4, **options: Any) -> Legend | None:
+def legend_above(figure: Figure, handles: Sequence[Any], **options: Any) -> Legend | None:
     """Put a legend above all panels, in as many columns as are not wider than the figure.
 
     Args:
         figure: The figure.
         handles: What it explains; long labels are broken into lines.
-        most_columns: Columns where there is room for them.
         options: Passed on to matplotlib.
 
     Returns:
@@ -59,7 +59,7 @@ def legend_above(figure: Figure, handles: Sequence[Any], *, most_columns: int = 
         return None
     for handle in handles:
         handle.set_label(wrapped(str(handle.get_label()), figure.get_figwidth() - 1.0, points=8.0))
-    for n_columns in range(min(most_columns, len(handles)), 0, -1):
+    for n_columns in range(len(handles) if len(handles) <= _MOST_IN_A_LINE else 4, 0, -1):
         legend = figure.legend(handles=list(handles), loc="outside upper center", ncols=n_columns, **options)
         width = legend.get_window_extent().width
         if n_columns == 1 or width <= figure.bbox.width:
@@ -84,6 +84,23 @@ def method_handles(styles: Mapping[str, MethodStyle], *, line: bool = False, mar
                markersize=5, label=name)
         for name, s in styles.items()
     ]  # fmt: skip
+
+
+def seed_handles(n_seeds: int, drawn: bool) -> list[Line2D]:
+    """Make the entry of a legend that says what became of several seeds.
+
+    Args:
+        n_seeds: Most seeds of a method.
+        drawn: Whether each is drawn as a thin line; otherwise there are only means.
+
+    Returns:
+        One entry; none for a single seed.
+    """
+    if n_seeds == 1:
+        return []
+    if drawn:
+        return [Line2D([], [], color="#9A9A9A", linewidth=0.6, label=f"single seeds (up to {n_seeds})")]
+    return [Line2D([], [], color="#9A9A9A", linewidth=1.7, label=f"means over up to {n_seeds} seeds")]
 
 
 def trim_height(figure: Figure) -> None:

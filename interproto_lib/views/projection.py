@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 
 from interproto_lib.analysis.projection import ProjectionQuality
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import wrapped
 from interproto_lib.views.style import (
     ADULT_COLOUR,
     CHILD_COLOUR,
@@ -72,7 +73,7 @@ def projection_figure(
             if place[1] == 0:
                 axes.set_ylabel(projection, fontsize=9)
             if place[0] % len(points) == 0:
-                axes.set_title(method)
+                axes.set_title(wrapped(method, side))
         for place in set(np.ndindex(n_rows, n_columns)) - set(places):
             axes_at(grid, place).set_axis_off()
         _legend(figure, len(is_child) - n_child, n_child)

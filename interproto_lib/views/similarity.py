@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import string
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch, Rectangle
 
 from interproto_lib.analysis.similarity import COHORTS, SimilarityMatrix
 from interproto_lib.analysis.similarity_summary import SimilaritySummary, summarise_similarity
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import trim_height, wrapped
 from interproto_lib.views.style import (
+    ADULT_COLOUR,
+    CHILD_COLOUR,
     PAGE_WIDTH_INCHES,
     LabelledFigure,
     axes_at,
@@ -82,7 +85,8 @@ def similarity_figure(
             with its part of every row.
         limit: Colours run from -limit to limit. Chosen from all panels if None: 99.5% of what is drawn of Eq. 2 fits;
             values beyond are drawn in the end colours, as the points of the colour bar tell.
-        n_child_first: Where above 0, so many first rows and columns are child identities; lines mark their end.
+        n_child_first: Where above 0, so many first rows and columns are child identities; lines mark their end, and
+            strips in the colours of children and adults tell the two.
 
     Returns:
         The figure; under each title stands the mean of Eq. 2 over all its pairs.
@@ -101,16 +105,17 @@ def similarity_figure(
     shown = [f"{title}, {cohort_words(panel.cohort)}" for title, panel in zip(titles, panels, strict=True)]
     description = f"Similarity maps, colours from {number(-chosen, decimals=2)} to {chosen:.2f}: {'; '.join(shown)}."
     with figure_style():
-        height = 0.1 + n_rows * (side + 0.45)
+        height = 0.6 + n_rows * (side + 0.55)
         figure = new_figure(0.9 + side * n_columns, height, description=description, layout="compressed")
         grid = figure.subplots(n_rows, n_columns, squeeze=False)
         for letter, index in enumerate(sorted(range(len(panels)), key=places.__getitem__)):
             axes, panel = axes_at(grid, places[index]), panels[index]
             image = _draw_map(axes, panel, drawn[index], limit=chosen, n_child_first=n_child_first)
             lettered = f"({string.ascii_lowercase[letter]}) " if 1 < len(panels) <= 26 else ""
-            heading = textwrap.fill(lettered + titles[index], round(15 * side))
+            heading = wrapped(lettered + titles[index], side)
             mean = summarise_similarity(panel).mean
-            axes.set_title(f"{heading}\n{cohort_words(panel.cohort)}, mean {number(mean)}", linespacing=1.3)
+            below = f"{cohort_words(panel.cohort)}, mean {number(mean)}"
+            axes.set_title(f"{heading}\n{below}", linespacing=1.3, pad=9 if _marked(panel, n_child_first) else None)
         for place in set(np.ndindex(n_rows, n_columns)) - set(places):
             axes_at(grid, place).set_axis_off()
         beyond = any(np.nanmax(np.abs(values), initial=0.0) > chosen for values, _, _ in drawn)
@@ -126,7 +131,16 @@ def similarity_figure(
         bar.set_ticks(list(ticks), labels=[number(tick, decimals=3).rstrip("0").rstrip(".") for tick in ticks])
         bar.set_label("Mean cosine similarity")
         bar.outline.set_visible(False)
+        if any(_marked(panel, n_child_first) for panel in panels):
+            kinds = {"child identities": CHILD_COLOUR, "other identities": ADULT_COLOUR}
+            handles = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+            figure.legend(handles=handles, loc="outside lower center", ncols=2, handlelength=1.2)
+        trim_height(figure)
     return figure
+
+
+def _marked(panel: SimilarityMatrix, n_child_first: int) -> bool:
+    return 0 < n_child_first < min(panel.values.shape)
 
 
 def _drawn_values(panel: SimilarityMatrix) -> tuple[np.ndarray, np.ndarray, int]:
@@ -165,10 +179,23 @@ def _draw_map(
     pixel = f"\n(pixel: mean of {block} × {block} pairs)" if block > 1 else ""
     axes.set_xlabel(f"Identity j, {column_images} images{pixel}")
     axes.set_ylabel(f"Identity i, {row_images} images")
-    if 0 < n_child_first < min(n_rows, n_columns):
+    if _marked(panel, n_child_first):
         for draw in (axes.axhline, axes.axvline):
             draw(n_child_first, color="#1A1A1A", linewidth=0.7, linestyle=(0, (3, 2)))
+        _mark_kinds(axes, n_child_first, n_rows, n_columns)
     return image
+
+
+def _mark_kinds(axes: Axes, n_child: int, n_rows: int, n_columns: int) -> None:
+    """Draw beside the map which rows and columns are child identities."""
+    outside: dict[str, Any] = {"clip_on": False, "linewidth": 0}
+    top, right = axes.get_xaxis_transform(), axes.get_yaxis_transform()
+    for colour, start, width, height in (
+        (CHILD_COLOUR, 0, n_child, n_child),
+        (ADULT_COLOUR, n_child, n_columns - n_child, n_rows - n_child),
+    ):
+        axes.add_patch(Rectangle((start, 1.012), width, 0.028, color=colour, transform=top, **outside))
+        axes.add_patch(Rectangle((1.012, start), 0.028, height, color=colour, transform=right, **outside))
 
 
 def _index_ticks(n: int) -> list[int]:

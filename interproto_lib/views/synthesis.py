@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from interproto_lib.analysis.bootstrap import BootstrapInterval
 from interproto_lib.analysis.synthesis import SynthesisEvaluation
 from interproto_lib.errors import DatasetError
+from interproto_lib.views.layout import legend_above
 from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, new_figure
-from interproto_lib.views.wording import number, signed
+from interproto_lib.views.wording import age_group_words, number, signed
 
 SYNTHESIS_QUANTITIES = {
     "discriminator_loss": "Loss of the discriminator",
@@ -71,7 +73,7 @@ def ageing_figure(
                 left = side * (group + 1) + _GAP_INCHES
                 _draw_face(axes, made[row, group], left=left, top=top, side=side)
                 if row == 0:
-                    axes.text(left + side / 2, top, f"{name.replace('>=', '≥ ')} y", **at, fontweight="bold")
+                    axes.text(left + side / 2, top, f"{age_group_words(name)} y", **at, fontweight="bold")
     return figure
 
 
@@ -95,10 +97,12 @@ def identity_kept_figure(evaluation: SynthesisEvaluation) -> LabelledFigure:
         _band(axes, evaluation.same_mean, "two real images of one person", colour=REAL_COLOUR, line="--")
         _band(axes, evaluation.different_mean, "real images of two people", colour=OTHER_COLOUR, line=":")
         _points(axes, places, evaluation.kept_by_group, "an image and the face made of it")
-        axes.set_xticks(places, [name.replace(">=", "≥ ") for name in evaluation.group_names])
-        axes.set(xlabel="Age asked for (years)", ylabel="Cosine", ylim=(min(-0.05, axes.get_ylim()[0]), 1.02))
+        axes.set_xticks(places, [age_group_words(name) for name in evaluation.group_names])
+        axes.set(
+            xlabel=_asked_for(evaluation), ylabel="Cosine of embeddings", ylim=(min(-0.05, axes.get_ylim()[0]), 1.02)
+        )
         axes.yaxis.grid(visible=True)
-        figure.legend(loc="outside upper center", ncols=3)
+        legend_above(figure, axes.get_legend_handles_labels()[0])
     return figure
 
 
@@ -129,13 +133,14 @@ def age_moved_figure(evaluation: SynthesisEvaluation) -> LabelledFigure:
             linestyle="--",
             marker="s",
             markersize=4,
-            label="real images of that age",
+            label="real images of that age, mean",
         )
-        _points(axes, centres, evaluation.judged_by_group, "synthesised faces, mean of people")
-        axes.set_xticks(centres, [name.replace(">=", "≥ ") for name in evaluation.group_names])
-        axes.set(xlabel="Age asked for (years)", ylabel="Estimated age (years)")
+        _points(axes, centres, evaluation.judged_by_group, "made faces, mean of people")
+        axes.set_xticks(centres, [age_group_words(name) for name in evaluation.group_names])
+        axes.set(xlabel=_asked_for(evaluation), ylabel="Estimated age (years)")
         axes.yaxis.grid(visible=True)
-        figure.legend(loc="outside upper center", ncols=2)
+        one = Line2D([], [], color=MADE_COLOUR, linewidth=0.6, alpha=0.6, label="made faces, one person")
+        legend_above(figure, [*axes.get_legend_handles_labels()[0], one])
     return figure
 
 
@@ -152,9 +157,10 @@ def describe_synthesis(summary: Mapping[str, Any]) -> str:
     fewest = min(of_groups, key=of_groups.__getitem__)
     return (
         f"{summary['steps']:,} steps after those of the estimators; all together took {summary['seconds']:,.0f} s. "
-        f"{summary['n_images']:,} training images have a known age; the smallest age group is {fewest} with "
-        f"{of_groups[fewest]:,}. At the end the head that the generator learns from sees the age group asked for in "
-        f"{summary['age_accuracy']:.0%} of the made faces; how old they look to a judge it never saw is told below."
+        f"{summary['n_images']:,} training images have a known age; the smallest age group is "
+        f"{age_group_words(fewest)} with {of_groups[fewest]:,}. At the end the head that the generator "
+        f"learns from sees the age group asked for in {summary['age_accuracy']:.0%} of the made "
+        "faces; how old they look to a judge it never saw is told below."
     )
 
 
@@ -181,8 +187,9 @@ def describe_identity_kept(evaluation: SynthesisEvaluation) -> str:
         f"{verdict}. Over {len(evaluation.rows)} held-out people the cosine is {_with_interval(kept)} between an image "
         f"and the faces made of it, {_with_interval(same)} between two real images of one person and "
         f"{_with_interval(different)} between two people. It is lowest for the age group "
-        f"{evaluation.group_names[weakest]}, {_with_interval(evaluation.kept_by_group[weakest])}. The recogniser is "
-        "the one that the generator was trained with; a generator that changes nothing would reach 1."
+        f"{age_group_words(evaluation.group_names[weakest])}, "
+        f"{_with_interval(evaluation.kept_by_group[weakest])}. "
+        "The recogniser is the one that the generator was trained with; a generator that changes nothing would reach 1."
     )
 
 
@@ -209,16 +216,22 @@ def describe_age_moved(evaluation: SynthesisEvaluation) -> str:
         else ""
     )
     youngest, oldest = evaluation.judged_by_group[0], evaluation.judged_by_group[-1]
+    first, *_, last = map(age_group_words, evaluation.group_names)
     return (
         f"{verdict}: for each year asked for, the estimated age changes by {signed(slope.estimate, decimals=2)} years "
         f"[{signed(slope.low, decimals=2)}, {signed(slope.high, decimals=2)}] ({slope.confidence:.0%}, "
         f"{len(evaluation.rows)} people){real}. The mean estimate goes from {number(youngest.estimate, decimals=1)} "
-        f"years where {evaluation.group_names[0]} were asked for to {number(oldest.estimate, decimals=1)} where "
-        f"{evaluation.group_names[-1]} were, and rises {rising} between neighbouring groups; "
+        f"years where {first} were asked for to {number(oldest.estimate, decimals=1)} where "
+        f"{last} were, and rises {rising} between neighbouring groups; "
         f"{evaluation.share_older:.0%} of the people are judged older at the last than at the first. The estimator, "
         f"which the generator never saw, is off by {evaluation.judge_error_years:.1f} years on average on "
         f"{evaluation.n_judged_real:,} real held-out images."
     )
+
+
+def _asked_for(evaluation: SynthesisEvaluation) -> str:
+    level = f"{evaluation.kept_mean.confidence:.0%}"
+    return f"Age asked for (years); n = {len(evaluation.rows)} people, intervals and bands {level}"
 
 
 def _with_interval(interval: BootstrapInterval) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import legend_above, method_handles, seed_handles
 from interproto_lib.views.style import (
     PAGE_WIDTH_INCHES,
     LabelledFigure,
@@ -31,7 +31,10 @@ TRAINING_QUANTITIES = {
 
 
 def training_curves_figure(
-    metrics: Mapping[str, Sequence[pd.DataFrame]], *, quantities: Mapping[str, str] = TRAINING_QUANTITIES
+    metrics: Mapping[str, Sequence[pd.DataFrame]],
+    *,
+    quantities: Mapping[str, str] = TRAINING_QUANTITIES,
+    over: str = "epoch",
 ) -> LabelledFigure:
     """Draw the course of training: each seed as a thin line, the mean over seeds as a thick one.
 
@@ -39,10 +42,11 @@ def training_curves_figure(
     each run computes it: as a sum or as a mean over pairs, so its height compares only between runs of one reduction.
 
     Args:
-        metrics: Method -> metrics of its runs (`RunFolder.metrics()`), one table a seed, with `epoch` and the columns
-            of `quantities`.
+        metrics: Method -> metrics of its runs (`RunFolder.metrics()`), one table a seed, with the column `over` and
+            those of `quantities`.
         quantities: Column -> title of its panel. A quantity that spans more than two powers of ten, and is never 0, is
             drawn on a logarithmic axis.
+        over: Column of the horizontal axis, `epoch` or `step`.
 
     Returns:
         The figure, one panel a quantity.
@@ -54,7 +58,7 @@ def training_curves_figure(
     if not tables:
         raise ConfigError("There are no metrics to draw.")
     for method, of_method in tables.items():
-        missing = [c for table in of_method for c in ("epoch", *quantities) if c not in table.columns]
+        missing = [c for table in of_method for c in (over, *quantities) if c not in table.columns]
         if missing:
             raise ConfigError(f"The metrics of {method} have no column {listed(list(dict.fromkeys(missing)))}.")
     styles = method_styles(tables)
@@ -68,7 +72,7 @@ def training_curves_figure(
             drawn = {m: [t for t in of_method if t[column].any()] for m, of_method in tables.items()}
             drawn = {method: of_method for method, of_method in drawn.items() if of_method}
             for method, of_method in drawn.items():
-                _draw_runs(axes, of_method, column, styles[method])
+                _draw_runs(axes, of_method, column, styles[method], over=over)
             axes.set_title(title, loc="left")
             axes.yaxis.grid(visible=True)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
@@ -80,31 +84,30 @@ def training_curves_figure(
         for axes in grid.flat[len(quantities) :]:
             axes.set_axis_off()
         for axes in grid[-1]:
-            axes.set_xlabel("Epoch")
-        handles = [Line2D([], [], color=s.colour, linestyle=s.line, label=name) for name, s in styles.items()]
-        if n_seeds > 1:
-            handles.append(Line2D([], [], color="#9A9A9A", linewidth=0.6, label=f"single seeds (up to {n_seeds})"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=3.2)
+            axes.set_xlabel(over.capitalize())
+        if len(tables) > 1 or n_seeds > 1:
+            handles = [*method_handles(styles, line=True, marker=False), *seed_handles(n_seeds, drawn=True)]
+            legend_above(figure, handles, handlelength=3.2)
     return figure
 
 
-def _draw_runs(axes: Axes, runs: Sequence[pd.DataFrame], column: str, style: MethodStyle) -> None:
-    epochs = np.unique(np.concatenate([run["epoch"].to_numpy(dtype=float) for run in runs]))
+def _draw_runs(axes: Axes, runs: Sequence[pd.DataFrame], column: str, style: MethodStyle, *, over: str) -> None:
+    places = np.unique(np.concatenate([run[over].to_numpy(dtype=float) for run in runs]))
     curves = [
-        np.interp(epochs, run["epoch"].to_numpy(dtype=float), run[column].to_numpy(dtype=float), right=np.nan)
+        np.interp(places, run[over].to_numpy(dtype=float), run[column].to_numpy(dtype=float), right=np.nan)
         for run in runs
     ]
     if len(curves) > 1:
         for curve in curves:
-            axes.plot(epochs, curve, color=style.colour, linewidth=0.5, alpha=0.55)
-    axes.plot(epochs, np.mean(curves, axis=0), color=style.colour, linestyle=style.line, linewidth=1.7)
+            axes.plot(places, curve, color=style.colour, linewidth=0.5, alpha=0.55)
+    axes.plot(places, np.mean(curves, axis=0), color=style.colour, linestyle=style.line, linewidth=1.7)
 
 
 def _scale(axes: Axes, values: np.ndarray) -> None:
     if values.min() > 0 and values.max() / values.min() > 100:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=min(0.0, float(values.min())))
+        axes.set_ylim(min(0.0, float(values.min())), axes.get_ylim()[1])
 
 
 def describe_training(metrics: Mapping[str, Sequence[pd.DataFrame]]) -> str:

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLoc
 from numpy.typing import NDArray
 
 from interproto_lib.errors import ConfigError
+from interproto_lib.views.layout import METHODS_IN_A_LEGEND, legend_above, method_handles, seed_handles, wrapped
 from interproto_lib.views.style import (
     PAGE_WIDTH_INCHES,
     LabelledFigure,
@@ -23,7 +24,7 @@ from interproto_lib.views.style import (
     new_figure,
     sentence_figure,
 )
-from interproto_lib.views.wording import listed, number
+from interproto_lib.views.wording import cohort_words, listed, number
 
 RESOLVED_FROM_ERRORS = 10
 """A rate counts as resolved from this many errors on: with fewer its standard error is more than a third of it."""
@@ -33,6 +34,7 @@ _PROBIT_TICKS = (0.001, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999)
 _UNRESOLVED_COLOUR = "#EDEDED"
 _DIFFERENT_COLOUR = "#9A9A9A"
 _LINE_COLOUR = "#404040"
+_NAME_INCHES = 1.1
 
 Curve = tuple[NDArray[np.floating], NDArray[np.floating]]
 
@@ -70,7 +72,8 @@ class JudgedScores:
 def roc_figure(test_sets: Mapping[str, RocCurves]) -> LabelledFigure:
     """Draw ROC (left) and DET curves (right), one row a test set.
 
-    Seeds are thin lines, and the thick line is the mean over the seeds of the true match rate at each false match rate.
+    The thick line is the mean over the seeds of the true match rate at each false match rate; of up to four methods
+    seeds are thin lines.
     Axes begin at one error in all pairs. Where a rate is made of fewer than `RESOLVED_FROM_ERRORS` errors, the ground
     is grey: curves there are mostly chance. The DET curve shows the same on normal-deviate axes, where scores that are
     normally distributed give a straight line.
@@ -89,24 +92,23 @@ def roc_figure(test_sets: Mapping[str, RocCurves]) -> LabelledFigure:
     _check_curves(test_sets)
     styles = method_styles(method for of_set in test_sets.values() for method in of_set.curves)
     n_seeds = max(len(curves) for of_set in test_sets.values() for curves in of_set.curves.values())
+    with_seeds = len(styles) <= METHODS_IN_A_LEGEND
     description = f"ROC and DET curves of {listed(list(styles))} on {listed(list(test_sets))}."
     with figure_style():
         figure = new_figure(PAGE_WIDTH_INCHES, 0.75 + 2.35 * len(test_sets), description=description)
         grid = figure.subplots(len(test_sets), 2, squeeze=False)
         for (roc, det), (name, of_set) in zip(grid, test_sets.items(), strict=True):
             for method, curves in of_set.curves.items():
-                _draw_roc(roc, curves, of_set, styles[method])
-                _draw_det(det, curves, of_set, styles[method])
+                _draw_roc(roc, curves, of_set, styles[method], with_seeds=with_seeds)
+                _draw_det(det, curves, of_set, styles[method], with_seeds=with_seeds)
             _set_roc_axes(roc, of_set)
             _set_det_axes(det, of_set)
             counts = f"{of_set.n_same:,} pairs of one person, {of_set.n_different:,} of two"
-            roc.set_title(f"{name}: ROC\n{counts}", loc="left", linespacing=1.3)
-            det.set_title(f"{name}: DET", loc="left")
-        handles: list[Any] = _method_handles(styles)
-        if n_seeds > 1:
-            handles.append(Line2D([], [], color="#9A9A9A", linewidth=0.6, label=f"single seeds (up to {n_seeds})"))
+            roc.set_title(f"{wrapped(cohort_words(name), 2.7)}: ROC\n{counts}", loc="left", linespacing=1.3)
+            det.set_title(f"{wrapped(cohort_words(name), 2.7)}: DET", loc="left")
+        handles: list[Any] = [*method_handles(styles, line=True, marker=False), *seed_handles(n_seeds, with_seeds)]
         handles.append(Patch(color=_UNRESOLVED_COLOUR, label=f"fewer than {RESOLVED_FROM_ERRORS} errors"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, handlelength=3.2)
+        legend_above(figure, handles, handlelength=3.2)
     return figure
 
 
@@ -126,21 +128,21 @@ def _true_match_rate(curves: Sequence[Curve], false_match_rate: NDArray[np.float
     return np.asarray(rows, dtype=np.float64)
 
 
-def _draw_roc(axes: Axes, curves: Sequence[Curve], of_set: RocCurves, style: MethodStyle) -> None:
+def _draw_roc(axes: Axes, curves: Sequence[Curve], of_set: RocCurves, style: MethodStyle, *, with_seeds: bool) -> None:
     rates = np.geomspace(1 / of_set.n_different, 1, _GRID_POINTS)
     of_seeds = _true_match_rate(curves, rates)
-    if len(of_seeds) > 1:
+    if with_seeds and len(of_seeds) > 1:
         axes.plot(rates, of_seeds.T, color=style.colour, linewidth=0.5, alpha=0.55)
     axes.plot(rates, of_seeds.mean(axis=0), color=style.colour, linestyle=style.line, linewidth=1.7)
 
 
-def _draw_det(axes: Axes, curves: Sequence[Curve], of_set: RocCurves, style: MethodStyle) -> None:
+def _draw_det(axes: Axes, curves: Sequence[Curve], of_set: RocCurves, style: MethodStyle, *, with_seeds: bool) -> None:
     from scipy.special import ndtr, ndtri
 
     rates = ndtr(np.linspace(ndtri(1 / of_set.n_different), ndtri(1 - 1 / of_set.n_different), _GRID_POINTS))
     of_seeds = 1 - _true_match_rate(curves, rates)
     with np.errstate(divide="ignore"):
-        if len(of_seeds) > 1:
+        if with_seeds and len(of_seeds) > 1:
             axes.plot(ndtri(rates), _finite(ndtri(of_seeds)).T, color=style.colour, linewidth=0.5, alpha=0.55)
         mean = _finite(ndtri(of_seeds.mean(axis=0)))
     axes.plot(ndtri(rates), mean, color=style.colour, linestyle=style.line, linewidth=1.7)
@@ -184,13 +186,6 @@ def _set_det_axes(axes: Axes, of_set: RocCurves) -> None:
         (axes.set_xlim if axis is axes.xaxis else axes.set_ylim)(low, high)
     axes.grid(visible=True)
     axes.set(xlabel="False match rate", ylabel="False non-match rate")
-
-
-def _method_handles(styles: Mapping[str, MethodStyle], *, marker: bool = False) -> list[Any]:
-    return [
-        Line2D([], [], color=s.colour, linestyle=s.line, marker=s.marker if marker else "", markersize=5, label=name)
-        for name, s in styles.items()
-    ]
 
 
 def describe_roc(test_sets: Mapping[str, RocCurves], *, rates: Sequence[float] = (0.1, 0.01, 0.001)) -> str:
@@ -251,8 +246,10 @@ def score_distribution_figure(scores: Mapping[str, Mapping[str, JudgedScores]]) 
     edges = np.linspace(low, high, int(np.clip(2 * smallest**0.5, 12, 50)) + 1)
     description = f"Cosines of pairs of one and of two people for {listed(list(styles))} on {listed(list(scores))}."
     with figure_style():
-        figure = new_figure(PAGE_WIDTH_INCHES, 0.75 + 1.3 * len(styles), description=description)
+        high_inches = 1.3 if len(styles) <= METHODS_IN_A_LEGEND else 0.8
+        figure = new_figure(PAGE_WIDTH_INCHES, 0.9 + high_inches * len(styles), description=description)
         grid = figure.subplots(len(styles), len(scores), sharex=True, sharey="col", squeeze=False)
+        panel_inches = (PAGE_WIDTH_INCHES - _NAME_INCHES) / len(scores) - 0.1
         for column, (name, of_set) in enumerate(scores.items()):
             for row, (method, style) in enumerate(styles.items()):
                 axes = grid[row, column]
@@ -263,16 +260,16 @@ def score_distribution_figure(scores: Mapping[str, Mapping[str, JudgedScores]]) 
                 else:
                     axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center")
                 if column == 0:
-                    axes.set_ylabel(method if len(method) < 20 else method.replace(" ", "\n", 1))
-            grid[0, column].set_title(name, loc="left")
+                    axes.set_ylabel(wrapped(method, _NAME_INCHES), rotation=0, ha="right", va="center")
+            grid[0, column].set_title(wrapped(cohort_words(name), panel_inches), loc="left")
             grid[0, column].set_ylim(bottom=0)
             grid[-1, column].set_xlabel("Cosine")
         handles: list[Any] = [
-            Patch(color=_DIFFERENT_COLOUR, alpha=0.55, label="pairs of two people"),
-            Line2D([], [], color="#1A1A1A", label="pairs of one person"),
+            Patch(color=_DIFFERENT_COLOUR, alpha=0.55, label="density of pairs of two people"),
+            Line2D([], [], color="#1A1A1A", label="density of pairs of one person"),
             Line2D([], [], color=_LINE_COLOUR, linewidth=0.9, linestyle=(0, (4, 2)), label="threshold"),
         ]
-        figure.legend(handles=handles, loc="outside upper center", ncols=3, handlelength=3.2)
+        legend_above(figure, handles, handlelength=3.2)
     return figure
 
 

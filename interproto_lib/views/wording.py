@@ -119,6 +119,22 @@ def cohort_words(cohort: str) -> str:
     return "all images" if cohort == "all" else cohort.replace("-", "–")
 
 
+def age_group_words(group: str) -> str:
+    """Write the name of an age group for people.
+
+    Args:
+        group: As in `13-18` or `>=66`.
+
+    Returns:
+        The words.
+
+    Example:
+        >>> age_group_words("13-18"), age_group_words(">=66")
+        ('13–18', '≥ 66')
+    """
+    return group.replace("-", "–").replace(">=", "≥ ")
+
+
 def embedding_words(evaluation: EvaluationConfig) -> str:
     """Say how images were embedded where that is not the plain way, in sentences to put behind others.
 
