@@ -72,7 +72,9 @@ def add_train_command(commands: Any) -> None:
     )
     parser.add_argument("dataset", type=Path, metavar="DATASET", help="the dataset folder")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run folder to make, as in runs/demo/arcface-s0")
-    parser.add_argument("--preset", help="take the settings of a preset of the notebooks: name or .yaml file")
+    parser.add_argument(
+        "--preset", help="take the settings of a preset of the notebooks, but for its `processes`: name or .yaml file"
+    )
     parser.add_argument("--method", help="method of the preset")
     parser.add_argument("--seed", type=int, help="seed to train with")
     parser.add_argument(

@@ -160,7 +160,7 @@ EVERYTHING = {
         for loss, d in MARGIN_DEFAULTS.items()
     },
     **{method: {"age_method": method, "age_weight": 0.01} for method in ("oe_cnn", "ae_cnn", "mtlface")},
-    "dal": {"age_method": "dal", "dal_opponent_steps": 2, "dal_steps": 3, "age_weight": 0.1},
+    "dal": {"age_method": "dal", "dal_opponent_steps": 1, "dal_steps": 1, "age_weight": 0.1},
 }
 
 
@@ -169,13 +169,13 @@ def test_every_head_and_method_trains_the_same_in_two_processes(ranks, tmp_path)
     runs = {}
     for n in (1, 2):
         configs = {
-            tmp_path / f"{name}-{n}": settings(batch_size=32, batch_parts=4, **changes)
+            tmp_path / f"{name}-{n}": settings(batch_size=32, batch_parts=4, epochs=1, **changes)
             for name, changes in EVERYTHING.items()
         }
         runs[n] = run_toys(ranks, n, configs)
     for one, two in zip(*runs.values(), strict=True):
         assert two.is_finished, heard(two.path, 2)
-        assert len(one.metrics()) == 6
+        assert len(one.metrics()) == 3
         assert_same_training(one, two, rtol=1e-4)
 
 
