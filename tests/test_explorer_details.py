@@ -20,7 +20,7 @@ from interproto_lib.views.explorer import (
     similarity_view_figure,
 )
 from interproto_lib.views.explorer import cell_details as details
-from interproto_lib.views.explorer.cell_figures import closest_faces_figure
+from interproto_lib.views.explorer.closest_faces import closest_faces
 from interproto_lib.views.explorer.confused_pairs import most_confused_cells
 from interproto_lib.views.explorer.matrix_orders import find_identity, order_sides
 from interproto_lib.views.explorer.tiles import LinkedMatrices
@@ -147,7 +147,7 @@ def test_faces_of_real_people_are_drawn_only_when_asked_for(explored, tmp_path):
     assert not may_draw_faces(real, show_faces=False)
     assert may_draw_faces(real, show_faces=True)
     with pytest.raises(DatasetNotFoundError):
-        closest_faces_figure(explored, CellReasons(explored, "all").of(0, 1))
+        closest_faces(explored, CellReasons(explored, "all").of(0, 1))
 
 
 # --- confused pairs -------------------------------------------------------------------------------

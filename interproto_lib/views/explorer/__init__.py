@@ -1,7 +1,8 @@
 """Widgets to walk around in what runs have learnt; import from here, not from `interproto_lib.views`."""
 
 from interproto_lib.views.explorer.cell_details import CellReasons
-from interproto_lib.views.explorer.cell_figures import cell_figure, describe_cell, image_reader, may_draw_faces
+from interproto_lib.views.explorer.cell_figures import cell_figure, describe_cell
+from interproto_lib.views.explorer.closest_faces import image_reader, may_draw_faces
 from interproto_lib.views.explorer.confused_pairs import find_confused_pairs
 from interproto_lib.views.explorer.explored import ExploredRuns, open_explored
 from interproto_lib.views.explorer.pair_explorer import PairExplorer

@@ -1,26 +1,19 @@
-"""What a cell of the similarity matrix looks like from near: its image pairs, its prototypes, its closest images."""
+"""What a cell of the similarity matrix looks like from near: its image pairs, and where its prototypes lie."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from interproto_lib.data.datasets import FaceDataset, load_dataset
-from interproto_lib.errors import DatasetError
 from interproto_lib.views.explorer.cell_details import COSINE_BINS, CellPairs, CellReason, ImpostorPairs
 from interproto_lib.views.explorer.explored import ExploredRuns
-from interproto_lib.views.explorer.explored_run import ExploredRun
 from interproto_lib.views.style import (
     ADULT_COLOUR,
     CHILD_COLOUR,
     PAGE_WIDTH_INCHES,
-    UNLABELLED_COLOUR,
     LabelledFigure,
     figure_style,
     new_figure,
@@ -156,93 +149,3 @@ def _draw_plane(axes: Axes, plane: NDArray[np.floating] | None, explored: Explor
     axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half))
     axes.spines[:].set_visible(True)
     axes.spines[:].set_color("#B0B0B0")
-
-
-def may_draw_faces(explored: ExploredRuns, *, show_faces: bool) -> bool:
-    """Say whether images may be drawn: those drawn by formula always, photographs of people only when asked for.
-
-    Args:
-        explored: The runs.
-        show_faces: Whether photographs of real people are asked for.
-    """
-    return show_faces or all(bool((run.manifest["source"] == "synthetic").all()) for run in explored.runs)
-
-
-def closest_faces_figure(explored: ExploredRuns, reason: CellReason) -> LabelledFigure:
-    """Draw for each run the two images of a cell that it takes for most similar.
-
-    Args:
-        explored: The runs.
-        reason: What stands behind the cell.
-
-    Returns:
-        One row a run.
-
-    Raises:
-        DatasetError: No run has a pair of images, or the dataset is not at hand or another one.
-        DatasetNotFoundError: The experiment has no dataset.
-    """
-    shown = [(run, p) for run, p in zip(explored.runs, reason.pairs, strict=True) if p.closest is not None]
-    if not shown:
-        raise DatasetError("There is no pair of images to draw.")
-    images = [[_image_of(run, row) for row in pairs.closest or ()] for run, pairs in shown]
-    ages = [[float(run.manifest["age_years"].iloc[row]) for row in pairs.closest or ()] for run, pairs in shown]
-    names = " and ".join(str(explored.names[i]) for i in (reason.row, reason.column))
-    side = 1.05
-    with figure_style():
-        figure = new_figure(
-            (2 * side + 0.3) * len(shown), side + 0.5, description=f"The most similar images of {names}, a pair a run."
-        )
-        figure.set_layout_engine("none")
-        for index, (run, pairs) in enumerate(shown):
-            left = (index + 0.06) / len(shown)
-            figure.text(left, 0.98, f"{run.name}: {number(float(np.nanmax(pairs.cosines)))}", va="top", fontsize=8.5)
-            for place in range(2):
-                width = side / ((2 * side + 0.3) * len(shown))
-                axes = figure.add_axes((left + place * 1.04 * width, 0.03, width, side / (side + 0.5)))
-                _draw_face(axes, images[index][place], ages[index][place], run.child_below_years)
-    return figure
-
-
-def _draw_face(axes: Axes, image: NDArray[np.uint8], age_years: float, child_below_years: float) -> None:
-    is_child = age_years < child_below_years
-    axes.imshow(image, interpolation="lanczos")
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set(
-        visible=True,
-        color=UNLABELLED_COLOUR if np.isnan(age_years) else CHILD_COLOUR if is_child else ADULT_COLOUR,
-        linewidth=2.6 if is_child else 1.0,
-    )
-    label = "age ?" if np.isnan(age_years) else f"{age_years:.0f} y"
-    axes.set_title(label, fontsize=7.5, pad=2, fontweight="bold" if is_child else "normal")
-
-
-def image_reader(folder: str | Path) -> Callable[[str], NDArray[np.uint8]]:
-    """Give a function that reads the image of a path from a dataset folder; the folder is opened when it is called.
-
-    Args:
-        folder: A dataset folder, such as `dataset` in an experiment.
-
-    Returns:
-        Path in the manifest -> (size, size, 3) uint8 RGB; it raises DatasetError where there is no such image.
-    """
-    place = Path(folder).resolve()
-
-    def read(path: str) -> NDArray[np.uint8]:
-        dataset, rows = _dataset(place)
-        if path not in rows.index:
-            raise DatasetError(f"{place} holds no image {path!r}: it is another dataset than the run's.")
-        return np.asarray(dataset.images[int(rows[path])])
-
-    return read
-
-
-def _image_of(run: ExploredRun, row: int) -> NDArray[np.uint8]:
-    return image_reader(run.run.path.parent / "dataset")(str(run.manifest["path"].iloc[row]))
-
-
-@lru_cache(maxsize=4)
-def _dataset(folder: Path) -> tuple[FaceDataset, pd.Series]:
-    """The dataset in a folder, and the row of each of its paths."""
-    dataset = load_dataset(folder)
-    return dataset, pd.Series(np.arange(len(dataset.manifest)), index=dataset.manifest["path"].to_numpy(dtype=object))
