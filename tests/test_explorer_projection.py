@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from interproto_lib.analysis.projection import projection_quality
 from interproto_lib.errors import ConfigError
 from interproto_lib.views import projection_figure
+from interproto_lib.views.explorer import projection_explorer
 from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.explorer.explored_run import ExploredRun
 from interproto_lib.views.explorer.live_view import figure_bytes, read_script
@@ -104,6 +106,14 @@ def test_the_page_gets_runs_projections_and_identities_in_order():
     np.testing.assert_array_equal(np.frombuffer(of_page.n_images, "<f4"), table["n_images"])
 
 
+@pytest.mark.parametrize("odd", ["two\nlines", "two\r\nlines", "two\rlines"])
+def test_a_name_of_two_lines_takes_one(odd):
+    names = [odd, "", "last"]
+    points = {"t-SNE": {"one": np.zeros((3, 2))}}
+    table = pd.DataFrame({"identity": names, "is_child": False, "age_years": 30.0, "n_images": 1})
+    assert ProjectionExplorer(points, table).map.names.split("\n") == ["two lines", "", "last"]
+
+
 def test_confusion_equals_brute_force_with_rows_left_out():
     prototypes = np.random.default_rng(5).normal(size=(60, 9)).astype(np.float32) * 3
     prototypes[[4, 31]] = np.nan
@@ -150,6 +160,28 @@ def test_without_prototypes_the_table_has_no_confusion_and_asking_for_it_says_wh
     assert one.map.confusion == b""
     with pytest.raises(ConfigError, match="prototypes"):
         one.find_confusion()
+
+
+def test_confusion_that_takes_long_is_found_while_the_explorer_is_shown(monkeypatch):
+    may_go_on = threading.Event()
+
+    def slow(*arguments, **options):
+        assert may_go_on.wait(30)
+        return highest_similarities(*arguments, **options)
+
+    monkeypatch.setattr(projection_explorer, "CONFUSION_AT_ONCE", 10)
+    monkeypatch.setattr(projection_explorer, "highest_similarities", slow)
+    one = explorer()
+    assert one.map.confusion == b""
+    one.select(["id004"])
+    threading.Timer(0.2, may_go_on.set).start()
+    table = one.selected_table()  # waits
+    assert table["confusion (ArcFace)"].tolist() == highest_similarities(some_prototypes()["ArcFace"])[0][[4]].tolist()
+    assert len(one.map.confusion) == 2 * 40 * 4
+    one.find_confusion()  # is there already
+    may_go_on.clear()
+    threading.Timer(0.2, may_go_on.set).start()
+    assert len(explorer(live=False).map.confusion) == 2 * 40 * 4  # a page without a kernel gets no second word
 
 
 def test_nothing_selected_is_an_empty_table():
@@ -300,6 +332,10 @@ def test_explored_runs_are_projected_once_and_read_back(tmp_path):
         ({"points": {**some_points(), "PCA": {"ArcFace": np.zeros((40, 2))}}}, "PCA has the runs ArcFace, not"),
         ({"prototypes": {"ArcFace": np.ones((40, 3))}}, "no prototypes of Inter-Prototype"),
         ({"prototypes": some_prototypes(39)}, r"\(39, 7\) do not fit 40 identities"),
+        (
+            {"prototypes": {run: np.eye(40)[::-1] * (np.arange(40) != 12) for run in RUNS}},
+            "prototype 27 has length zero",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change, match):

@@ -47,7 +47,7 @@ def explorer(n=N, **options):
     points = {p: {run: rng.normal(size=(n, 2)) for run in RUNS} for p in ("t-SNE", "UMAP")}
     points["t-SNE"]["Inter-Prototype"][7] = np.nan
     prototypes = {run: rng.normal(size=(n, 6)) for run in RUNS}
-    return ProjectionExplorer(points, table, prototypes=prototypes, **options)
+    return ProjectionExplorer(points, table, **{"prototypes": prototypes, **options})
 
 
 @pytest.fixture
@@ -279,7 +279,8 @@ def test_a_lasso_selects_what_lies_in_it(show, run):
     draw_path(page, on_screen(page, star, run).tolist())
     places = unit_points(one, run=run)
     inside = set(np.flatnonzero(PlanePath(star).contains_points(np.nan_to_num(places, nan=-9))))
-    edge = {i for i in range(N) if min(np.abs(places[i] - s).max() for s in along(star)) < 0.01}
+    to_edge = np.abs(places[:, None] - along(star)).max(axis=2).min(axis=1)
+    edge = set(np.flatnonzero(to_edge < 0.01))
     found = selected(page)
     assert found == sorted(found)
     assert set(found) ^ inside <= edge
@@ -289,7 +290,8 @@ def test_a_lasso_selects_what_lies_in_it(show, run):
 
 def along(corners, steps=200):
     closed = np.vstack([corners, corners[:1]])
-    return [a + t * (b - a) for a, b in itertools.pairwise(closed) for t in np.linspace(0, 1, steps)]
+    shares = np.linspace(0, 1, steps)[:, None]
+    return np.concatenate([a + shares * (b - a) for a, b in itertools.pairwise(closed)])
 
 
 def test_a_rectangle_by_numbers_replaces_adds_and_takes_away(show):
@@ -314,6 +316,8 @@ def test_a_rectangle_by_numbers_replaces_adds_and_takes_away(show):
     third = choose(55, 65, 0, 100, "remove")
     assert set(selected(page)) == (first | second) - third
     assert min(map(len, (first, second, third))) > 5
+    choose(0, 100, 0, 100, "replace")
+    assert set(selected(page)) == set(range(N)) - {7}  # the outermost too, which lie at exactly 0 and 100
     page.get_by_role("button", name="Clear").click()
     assert selected(page) == []
 
@@ -371,6 +375,30 @@ def test_colours_shapes_and_large_text(show, screenshots, scheme, zoom, colourin
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     screenshots.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=screenshots / f"projection_{scheme}_{colouring}.png", full_page=True)
+
+
+def test_confusion_that_comes_later_can_be_chosen_then(show):
+    one, later = explorer(prototypes=None), explorer()
+    one.map.colouring = "confusion"
+    page = show(one.map)
+    choice = page.get_by_label("Colour by")
+    expect(choice.locator("[value=confusion]")).to_be_disabled()
+    before = pixels(page)
+    plain = show(explorer(prototypes=None).map)
+    np.testing.assert_array_equal(before, pixels(plain))
+    page.evaluate(
+        """(values) => {
+            for (const [name, text] of Object.entries(values)) {
+                window.model.set(name, new DataView(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer));
+            }
+        }""",
+        {name: base64.b64encode(getattr(later.map, name)).decode() for name in ("confused_with", "confusion")},
+    )
+    expect(choice.locator("[value=confusion]")).to_be_enabled()
+    expect(choice).to_have_value("confusion")
+    expect(page.locator(".ip-quiet", has_text="confusion (highest cosine")).to_be_visible()
+    after = pixels(page)
+    assert (after != before).any(axis=2).mean() > 0.5 * (before != 255).any(axis=2).mean()
 
 
 def test_another_projection_moves_the_points(show):

@@ -1,5 +1,7 @@
 // Which of many points is nearest to a place, and which lie inside a polygon.
 
+const BANDS = 256;
+
 /** Points sorted into square cells, so that the nearest one is found among a few. */
 export class PointGrid {
   constructor(x, y) {
@@ -40,16 +42,21 @@ export class PointGrid {
   }
 }
 
-/** Rows of the points inside a polygon of [x, y] corners (even-odd rule). */
+/** Rows of the points inside a polygon of [x, y] corners (even-odd rule); a line drawn by hand has hundreds of them. */
 export function rowsInPolygon(x, y, corners) {
   const [xs, ys] = [corners.map((c) => c[0]), corners.map((c) => c[1])];
   const [left, right, bottom, top] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+  const bandOf = (height) => Math.min(BANDS - 1, Math.floor(((height - bottom) / (top - bottom)) * BANDS));
+  const bands = Array.from({ length: BANDS }, () => []); // edges, by the heights that they cross
+  for (let a = 0, b = corners.length - 1; a < corners.length; b = a++) {
+    for (let band = bandOf(Math.min(ys[a], ys[b])); band <= bandOf(Math.max(ys[a], ys[b])); band++) bands[band].push([xs[a], ys[a], xs[b], ys[b]]);
+  }
   const found = [];
   for (let i = 0; i < x.length; i++) {
-    if (!(x[i] >= left && x[i] <= right && y[i] >= bottom && y[i] <= top)) continue;
+    if (!(x[i] >= left && x[i] <= right && y[i] >= bottom && y[i] < top)) continue;
     let inside = false;
-    for (let a = 0, b = corners.length - 1; a < corners.length; b = a++) {
-      if (ys[a] > y[i] !== ys[b] > y[i] && x[i] < ((xs[b] - xs[a]) * (y[i] - ys[a])) / (ys[b] - ys[a]) + xs[a]) inside = !inside;
+    for (const [xa, ya, xb, yb] of bands[bandOf(y[i])]) {
+      if (ya > y[i] !== yb > y[i] && x[i] < ((xb - xa) * (y[i] - ya)) / (yb - ya) + xa) inside = !inside;
     }
     if (inside) found.push(i);
   }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,10 @@ IDENTITY_COLUMNS = ("identity", "is_child", "age_years", "n_images")
 """Columns that the table of identities must have; more are welcome and come back with the selection."""
 
 CONFUSION_UP_TO = 20_000
-"""Up to this many prototypes the most similar other one is found when the explorer is made: it takes seconds."""
+"""Up to this many prototypes the most similar other one is found without being asked for: it takes seconds."""
+
+CONFUSION_AT_ONCE = 1_000
+"""Up to this many prototypes it is found before the explorer shows itself, for more in a thread."""
 
 _STATE_TRAITS = ("projection", "colouring", "tool", "views")
 _DATA_HINT = "# `{name}` is the explorer as the cell above made it."
@@ -82,7 +86,7 @@ class ProjectionExplorer:
         ages = self.identities["age_years"].to_numpy(dtype=np.float64)
         self.map = ProjectionMap(
             self.points,
-            identities=[str(identity) for identity in self.identities["identity"]],
+            identities=self._names(),
             kinds=np.where(self.is_child, 1, np.where(np.isnan(ages), 2, 0)).astype(np.uint8),
             age_years=ages,
             n_images=self.identities["n_images"].to_numpy(),
@@ -92,8 +96,13 @@ class ProjectionExplorer:
             **self._from_state(state.state if isinstance(state, ProjectionExplorer) else state or {}),
         )
         self._confusion: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None
+        self._finding = threading.Lock()
         if self._prototypes and len(self.identities) <= CONFUSION_UP_TO:
-            self.find_confusion()
+            if live and len(self.identities) > CONFUSION_AT_ONCE:
+                self._finding.acquire()
+                threading.Thread(target=self._find_in_thread, name="confusion", daemon=True).start()
+            else:
+                self.find_confusion()
         self.map.observe(self._write_code, "projection")
         self._write_code()
 
@@ -140,7 +149,7 @@ class ProjectionExplorer:
     @property
     def state(self) -> dict[str, Any]:
         """What is shown and selected, by names of identities, as JSON holds it; give it to the next explorer."""
-        names = self.identities["identity"].astype(str).tolist()
+        names = self._names()
         shown = {trait: getattr(self.map, trait) for trait in _STATE_TRAITS}
         chosen = names[self.map.chosen] if self.map.chosen >= 0 else None
         return {**shown, "selected": [names[row] for row in self.map.selected], "chosen": chosen}
@@ -165,7 +174,7 @@ class ProjectionExplorer:
 
         Returns:
             Their rows of the table, row numbers kept as index; with confusion known, `confusion (<run>)` and
-            `most_like (<run>)` for each run.
+            `most_like (<run>)` for each run. Confusion that is being found is waited for.
         """
         return self._with_confusion().iloc[self.selected]
 
@@ -177,7 +186,19 @@ class ProjectionExplorer:
         """
         if not self._prototypes:
             raise ConfigError("Confusion needs the prototypes: make the explorer with prototypes={run: (n, d) array}.")
-        found = [highest_similarities(self._prototypes[run]) for run in self._runs]
+        with self._finding:
+            if self._confusion is None:
+                self._find(n_threads=None)
+
+    def _find_in_thread(self) -> None:
+        """Find the confusion on one processor: somebody looks around meanwhile. The lock is held already."""
+        try:
+            self._find(n_threads=1)
+        finally:
+            self._finding.release()
+
+    def _find(self, *, n_threads: int | None) -> None:
+        found = [highest_similarities(self._prototypes[run], n_threads=n_threads) for run in self._runs]
         self._confusion = np.stack([cosines for cosines, _ in found]), np.stack([rows for _, rows in found])
         self.map.set_confusion(*self._confusion)
 
@@ -226,8 +247,9 @@ class ProjectionExplorer:
         )
 
     def _with_confusion(self) -> pd.DataFrame:
-        if self._confusion is None:
-            return self.identities
+        with self._finding:
+            if self._confusion is None:
+                return self.identities
         names = self.identities["identity"].to_numpy(dtype=object)
         columns: dict[str, Any] = {}
         for run, cosines, rows in zip(self._runs, *self._confusion, strict=True):
@@ -242,10 +264,15 @@ class ProjectionExplorer:
             traits.pop("projection", None)
         if len(traits.get("views", ())) != len(self._runs):
             traits.pop("views", None)
-        row_of = {str(name): row for row, name in enumerate(self.identities["identity"])}
-        traits["selected"] = sorted(row_of[name] for name in state.get("selected", ()) if name in row_of)
-        traits["chosen"] = row_of.get(str(state.get("chosen")), -1)
+        selected, chosen = list(state.get("selected", ())), state.get("chosen")
+        if selected or chosen is not None:
+            row_of = {name: row for row, name in enumerate(self._names())}
+            traits["selected"] = sorted(row_of[name] for name in selected if name in row_of)
+            traits["chosen"] = row_of.get(str(chosen), -1)
         return traits
+
+    def _names(self) -> list[str]:
+        return [str(name) for name in self.identities["identity"].to_numpy(dtype=object)]
 
     def _write_code(self, _: Any = None) -> None:
         projection = self.map.projection
@@ -268,11 +295,14 @@ class ProjectionExplorer:
         return self.map._repr_mimebundle_(**kwargs)
 
 
-def highest_similarities(prototypes: NDArray[np.floating]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def highest_similarities(
+    prototypes: NDArray[np.floating], *, n_threads: int | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Find for each prototype the other one that is most similar, exactly.
 
     Args:
         prototypes: (n, d) any length above 0; a row that is not finite is left out.
+        n_threads: Threads; None takes those torch is set to.
 
     Returns:
         (n,) highest cosine to another prototype, and (n,) its row; NaN and -1 where a row is left out or has no other.
@@ -284,7 +314,8 @@ def highest_similarities(prototypes: NDArray[np.floating]) -> tuple[NDArray[np.f
     known = np.flatnonzero(np.isfinite(prototypes).all(axis=1))
     cosines, rows = np.full(len(prototypes), np.nan, np.float32), np.full(len(prototypes), -1, np.int64)
     if len(known) > 1:
-        nearest, values = nearest_neighbours(prototypes if len(known) == len(prototypes) else prototypes[known], 1)
+        rows_known = prototypes if len(known) == len(prototypes) else prototypes[known]
+        nearest, values = nearest_neighbours(rows_known, 1, n_threads=n_threads)
         cosines[known], rows[known] = values[:, 0], known[nearest[:, 0]]
     return cosines, rows
 
@@ -328,4 +359,7 @@ def _checked_prototypes(
             raise ConfigError(f"There are no prototypes of {run}: give them for all runs or for none.")
         if prototypes[run].ndim != 2 or len(prototypes[run]) != n:
             raise ConfigError(f"{run}: prototypes of shape {prototypes[run].shape} do not fit {n} identities.")
+        empty = ~prototypes[run].any(axis=1)
+        if empty.any():
+            raise ConfigError(f"{run}: prototype {int(np.flatnonzero(empty)[0])} has length zero, hence no direction.")
     return prototypes or {}

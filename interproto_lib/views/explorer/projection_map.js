@@ -20,22 +20,26 @@ const COLOURINGS = {
   confusion: { label: "confusion (highest cosine to another)", unit: "", digits: 2 },
 };
 
-/** The table of identities as typed arrays; `confusion` and `confusedWith` hold one row of n after another, one a run. */
+/**
+ * The table of identities as typed arrays; `confusion` and `confusedWith` hold one row of n after another, one a run. What
+ * no picture needs is read when it is first asked for.
+ */
 function readIdentities(model) {
-  return {
-    names: model.get("names").split("\n"),
+  const table = {
     kinds: readArray(model, "kinds", Uint8Array),
     age_years: readArray(model, "age_years", Float32Array),
     n_images: readArray(model, "n_images", Float32Array),
     confusion: readArray(model, "confusion", Float32Array),
     confusedWith: readArray(model, "confused_with", Int32Array),
   };
+  let [names, rows] = [null, null];
+  Object.defineProperty(table, "names", { get: () => (names ??= model.get("names").split("\n")) });
+  Object.defineProperty(table, "rowOf", { get: () => (rows ??= new Map(table.names.map((name, row) => [name, row]))) });
+  return table;
 }
 
-/** Coordinates of one projection of one run, in the unit square. */
-function readPoints(model, projection, run, n) {
-  const all = readArray(model, "points", Uint16Array);
-  const start = (projection * model.get("runs").length + run) * n * 2;
+/** Coordinates of one run in the unit square, from the `all` quantised ones of all projections. */
+function readPoints(all, start, n) {
   const [x, y] = [new Float32Array(n), new Float32Array(n)];
   for (let i = 0; i < n; i++) {
     const missing = all[start + 2 * i] === MISSING;
@@ -83,7 +87,6 @@ class ProjectionView {
     Object.assign(this, makeRoot(el, "Prototypes in the plane"));
     this.identities = readIdentities(model);
     this.n = this.identities.kinds.length;
-    this.rowOf = new Map(this.identities.names.map((name, row) => [name, row]));
     this.panels = model.get("runs").map((run, place) => this.#makePanel(run, place));
     this.hover = element("div", { class: "ip-line" });
     this.summary = element("span", { role: "status" });
@@ -121,16 +124,17 @@ class ProjectionView {
     const { model } = this;
     const bar = element("div", { class: "ip-bar" });
     const projections = model.get("projections").map((name) => [name, name]);
-    const colourings = Object.entries(COLOURINGS).filter(([key]) => key !== "confusion" || this.identities.confusion.length);
+    const colourings = Object.entries(COLOURINGS).map(([key, { label }]) => [key, label]);
     const choices = {
       projection: makeChoice("Projection", projections, model.get("projection"), (value) => this.set("projection", value)),
-      colouring: makeChoice("Colour by", colourings.map(([key, { label }]) => [key, label]), model.get("colouring"), (value) => this.set("colouring", value)),
+      colouring: makeChoice("Colour by", colourings, model.get("colouring"), (value) => this.set("colouring", value)),
       tool: makeChoice("Drag to", [["move", "move"], ["lasso", "draw a lasso"], ["rectangle", "draw a rectangle"]], model.get("tool"), (value) => this.set("tool", value)),
     };
     for (const [name, { field, select }] of Object.entries(choices)) {
       bar.append(field);
       model.on(`change:${name}`, () => (select.value = model.get(name)));
     }
+    this.byConfusion = choices.colouring.select.querySelector("[value=confusion]");
     this.goTo = element("input", { type: "text", size: 10, "aria-label": "Go to identity", placeholder: "identity", onchange: () => this.#goToName() });
     bar.append(element("label", {}, "Go to", this.goTo), buttons);
     return bar;
@@ -149,7 +153,8 @@ class ProjectionView {
       return { input, field: element("label", {}, name, input) };
     });
     const apply = () => {
-      const [left, right, bottom, top] = fields.map(({ input }) => Number(input.value) / 100);
+      const outwards = [-1, 1, -1, 1].map((way) => (way * 0.25) / QUANTISED); // a point on an edge is in
+      const [left, right, bottom, top] = fields.map(({ input }, side) => Number(input.value) / 100 + outwards[side]);
       const { x, y } = this.panels[Number(panel.select.value)].panel;
       this.select(rowsInPolygon(x, y, [[left, bottom], [right, bottom], [right, top], [left, top]]));
     };
@@ -193,8 +198,9 @@ class ProjectionView {
   /** Give the panels the points of the projection chosen. */
   place() {
     const projection = Math.max(0, this.model.get("projections").indexOf(this.model.get("projection")));
+    const all = readArray(this.model, "points", Uint16Array);
     this.panels.forEach(({ panel }, run) => {
-      const { x, y } = readPoints(this.model, projection, run, this.n);
+      const { x, y } = readPoints(all, (projection * this.panels.length + run) * this.n * 2, this.n);
       panel.setPoints(x, y);
     });
   }
@@ -202,7 +208,8 @@ class ProjectionView {
   /** Give the panels shapes and colours. */
   colour() {
     const theme = readTheme(this.root);
-    const colouring = this.model.get("colouring");
+    this.byConfusion.hidden = this.byConfusion.disabled = !this.identities.confusion.length; // it may come later
+    const colouring = this.byConfusion.hidden && this.model.get("colouring") === "confusion" ? "kind" : this.model.get("colouring");
     const shapes = this.identities.kinds;
     const kinds = KIND_COLOURS.map((colour) => (theme.dark && colour === ADULT ? LIGHT_ADULT : colour));
     let [palette, range] = [kinds, null];
@@ -210,8 +217,10 @@ class ProjectionView {
       palette = makeRamp(theme.dark);
       range = colourRange(this.identities[colouring]) ?? [0, 1];
     }
+    let colours = shapes;
     this.panels.forEach(({ panel }, run) => {
-      const colours = range ? colourIndices(this.#values(colouring, run), range, COLOURINGS[colouring].logarithmic) : shapes;
+      const own = colouring === "confusion"; // all else is the same in every run
+      if (range && (own || run === 0)) colours = colourIndices(this.#values(colouring, run), range, COLOURINGS[colouring].logarithmic);
       panel.setMarkers({ shapes, colours, palette, theme });
     });
     this.#drawLegend(colouring, palette, range, kinds);
@@ -287,7 +296,7 @@ class ProjectionView {
 
   #goToName() {
     const name = this.goTo.value.trim();
-    const row = this.rowOf.get(name);
+    const row = this.identities.rowOf.get(name);
     this.goTo.setCustomValidity(row === undefined && name ? `There is no identity ${name}.` : "");
     this.goTo.reportValidity();
     if (row === undefined) return;

@@ -98,7 +98,7 @@ class ProjectionMap(LiveView):
             points=np.stack(
                 [np.stack([quantise_points(of_run) for of_run in by_run.values()]) for by_run in points.values()]
             ).tobytes(),
-            names="\n".join(" ".join(name.splitlines()) for name in identities),
+            names=_one_a_line(identities),
             kinds=np.ascontiguousarray(kinds, dtype=np.uint8).tobytes(),
             age_years=np.ascontiguousarray(age_years, dtype="<f4").tobytes(),
             n_images=np.ascontiguousarray(n_images, dtype="<f4").tobytes(),
@@ -130,11 +130,23 @@ def quantise_points(points: NDArray[np.floating]) -> NDArray[np.uint16]:
         >>> quantise_points(np.array([[-1.0, 5.0], [1.0, 6.0], [np.nan, 0.0]])).tolist()
         [[0, 16250], [65000, 48750], [65535, 65535]]
     """
-    placed = np.isfinite(points).all(axis=1)
+    x, y = (np.ascontiguousarray(points[:, column], dtype=np.float64) for column in (0, 1))
+    placed = np.isfinite(x) & np.isfinite(y)
     steps = np.full(points.shape, _MISSING, dtype="<u2")
-    if placed.any():
-        known = points[placed].astype(np.float64)
-        low, high = known.min(axis=0), known.max(axis=0)
-        side = float((high - low).max()) or 1.0
-        steps[placed] = np.rint(_STEPS * ((known - (low + high) / 2) / side + 0.5))
+    if not placed.any():
+        return steps
+    all_placed = bool(placed.all())
+    known = (x, y) if all_placed else (x[placed], y[placed])
+    ends = [(float(values.min()), float(values.max())) for values in known]
+    side = max(high - low for low, high in ends) or 1.0
+    for column, (values, (low, high)) in enumerate(zip(known, ends, strict=True)):
+        of_column = np.rint(_STEPS * ((values - (low + high) / 2) / side + 0.5))
+        steps[slice(None) if all_placed else placed, column] = of_column
     return steps
+
+
+def _one_a_line(names: Sequence[str]) -> str:
+    joined = "\n".join(names)
+    if joined.count("\n") == len(names) - 1 and "\r" not in joined:
+        return joined
+    return "\n".join(" ".join(name.splitlines()) for name in names)

@@ -110,6 +110,7 @@ export class ScatterPanel {
     if (!this.picture.draw(this.view, this.ratio)) return;
     this.frames += 1;
     this.lastDrawMs = performance.now() - start;
+    this.box.dispatchEvent(new CustomEvent("interproto:drawn", { bubbles: true }));
   }
 
   #drawOverlay() {
