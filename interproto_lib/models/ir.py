@@ -13,6 +13,7 @@ convolutions and the linear layer, ones and zeros for batch normalisation, 0.25 
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from interproto_lib.models.backbone import Backbone, downsampled_side
@@ -43,7 +44,6 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
-        self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.fc1 = nn.Conv2d(channels, channels // reduction, 1, bias=False)
         self.relu = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(channels // reduction, channels, 1, bias=False)
@@ -51,7 +51,9 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate a feature map (b, c, h, w); the shape stays."""
-        return x * self.sigmoid(self.fc2(self.relu(self.fc1(self.avg_pool(x)))))
+        # Not AdaptiveAvgPool2d: its gradient comes channels first, and adding it to one with channels last is slow.
+        means = F.avg_pool2d(x, x.shape[-2:])
+        return x * self.sigmoid(self.fc2(self.relu(self.fc1(means))))
 
 
 class IRUnit(nn.Module):
