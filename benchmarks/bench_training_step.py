@@ -1,6 +1,6 @@
 """Images a second of one training step: small networks, the whole step of IR-SE-50, and a GPU where there is one.
 
-Run: python -m benchmarks.bench_training_step [--parts small large gpu] [--threads 1 2] [--rounds 8] [--large-batch 16]
+Run: python -m benchmarks.bench_training_step [--parts small large gpu] [--threads 1 2] [--rounds 8]
 
 Small: forward, backward and SGD of a backbone on this CPU. Large: IR-SE-50 at 112x112 with 10,572 prototypes, ArcFace
 and the Inter-Prototype loss, a plain step beside the library's, each side in a process of its own. The sides are timed
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="what to measure")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads to time")
     parser.add_argument("--batch", type=int, default=64, help="images in a batch of the small networks")
-    parser.add_argument("--large-batch", type=int, nargs="+", default=[16], help="the same of IR-SE-50 on the CPU")
+    parser.add_argument("--large-batch", type=int, nargs="+", default=[16, 32], help="the same of IR-SE-50 on the CPU")
     parser.add_argument("--gpu-batch", type=int, default=512, help="the same on a GPU")
     parser.add_argument("--gpu-steps", type=int, default=40, help="steps timed on a GPU")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes that read files for the GPU")
