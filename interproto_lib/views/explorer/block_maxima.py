@@ -31,7 +31,8 @@ class BlockMaxima:
         n_rows: Rows of each.
         n_columns: Columns of each.
         quiet: Set while nobody waits for a picture; the thread computes only then.
-        report: Called in the thread with the cells computed and all of them; None reports nothing.
+        report: Called in the thread with the steps done and all of them; None reports nothing.
+        failed: Called in the thread with what stopped it, such as a lack of memory; `problem` keeps it.
     """
 
     def __init__(
@@ -42,17 +43,19 @@ class BlockMaxima:
         *,
         quiet: threading.Event,
         report: Callable[[int, int], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self.row_block, self.column_block = _kept_block(n_rows), _kept_block(n_columns)
         self.ready = False
+        self.problem: Exception | None = None
         self._matrices = matrices
         self._quiet = quiet
-        self._report = report
+        self._report, self._failed = report, failed
         self._stopped = threading.Event()
-        shape = (len(matrices), -(-n_rows // self.row_block), -(-n_columns // self.column_block))
+        self._shape = (len(matrices), -(-n_rows // self.row_block), -(-n_columns // self.column_block))
         self._symmetric = n_rows == n_columns and all(matrix.symmetric for matrix in matrices)
-        self._levels = [torch.empty(shape)]
-        self._thread = threading.Thread(target=self._fill, name="block maxima", daemon=True)
+        self._levels: list[torch.Tensor] = []
+        self._thread = threading.Thread(target=self._work, name="block maxima", daemon=True)
 
     def start(self) -> None:
         """Begin to compute."""
@@ -94,9 +97,19 @@ class BlockMaxima:
         ]
         return _coarser(kept, row_factor, column_factor)
 
+    def _work(self) -> None:
+        """What the thread does: fill, or say why not."""
+        try:
+            self._fill()
+        except Exception as problem:
+            self._levels, self.problem = [], problem
+            if self._failed is not None:
+                self._failed(problem)
+
     def _fill(self) -> None:
-        """Compute block by block, then the coarser levels; runs in the thread."""
-        _, n_row_bins, n_column_bins = self._levels[0].shape
+        """Compute block by block, then the coarser levels."""
+        self._levels.append(torch.empty(self._shape))
+        _, n_row_bins, n_column_bins = self._shape
         side = int(_CELLS_AT_ONCE**0.5)
         row_step, column_step = max(1, side // self.row_block), max(1, side // self.column_block)
         steps = [

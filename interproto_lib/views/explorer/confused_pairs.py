@@ -203,6 +203,17 @@ class ConfusedPairsTable(LiveView):
             self.caption = caption
             self.file_name = file_name
 
+    def clear(self, caption: str) -> None:
+        """Show no table.
+
+        Args:
+            caption: What is said in its place.
+        """
+        with self.hold_sync():
+            self.chosen = -1
+            self.rows, self.columns = [], []
+            self.caption = caption
+
 
 def _heading(name: str) -> tuple[str, str]:
     """What stands over a column, and of what kind it is."""

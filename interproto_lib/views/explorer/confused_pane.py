@@ -16,6 +16,7 @@ from interproto_lib.views.explorer.confused_pairs import (
     most_confused_cells,
 )
 from interproto_lib.views.explorer.explored import ExploredRuns
+from interproto_lib.views.explorer.failures import failure_words
 from interproto_lib.views.explorer.inputs import labelled_choice, row_of_inputs
 from interproto_lib.views.style import LabelledFigure
 from interproto_lib.views.wording import cohort_words
@@ -99,15 +100,26 @@ class ConfusedPane:
             return
         n_cells = len(matrices.rows) * len(matrices.columns)
         if not asked and n_cells > PAIRS_FOUND_UNASKED:
+            self.table.problem = ""
             self.table.caption = f"{n_cells:,} pairs are not looked through unasked: press “List pairs”."
             return
-        self.table.caption = "Looking for the most confused pairs …"
+        self.table.caption, self.table.problem = "Looking for the most confused pairs …", ""
         search = threading.Thread(
-            target=self._find, args=(matrices, which, top, stop), name="confused pairs", daemon=True
+            target=self._search, args=(matrices, which, top, stop), name="confused pairs", daemon=True
         )
         search.start()
         if n_cells <= PAIRS_FOUND_WHILE_WAITING:
             search.join()
+
+    def _search(self, matrices: CohortMatrices, which: int, top: int, stop: threading.Event) -> None:
+        """What the thread does: find the pairs, or say why not."""
+        try:
+            self._find(matrices, which, top, stop)
+        except Exception as problem:
+            if not stop.is_set():
+                self.pairs = pd.DataFrame()
+                self.table.clear("No pairs are listed.")
+                self.table.problem = f"The most confused pairs cannot be found: {failure_words(problem)}"
 
     def _find(self, matrices: CohortMatrices, which: int, top: int, stop: threading.Event) -> None:
         def progress(done: int, of: int) -> None:

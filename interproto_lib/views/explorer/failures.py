@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from interproto_lib.errors import InterprotoError
 
+_NO_MEMORY = ("not enough memory", "out of memory", "allocate memory")  # how torch and the system tell of it
+
 
 def failure_words(problem: BaseException) -> str:
     """Say in a page what went wrong.
@@ -22,8 +24,7 @@ def failure_words(problem: BaseException) -> str:
     """
     if isinstance(problem, InterprotoError):
         return str(problem)
-    # torch tells of memory by an error of another kind
-    if isinstance(problem, MemoryError) or "not enough memory" in str(problem) or "out of memory" in str(problem):
+    if isinstance(problem, MemoryError) or any(words in str(problem).lower() for words in _NO_MEMORY):
         return "there is not enough memory. Close what needs much of it, or show fewer identities."
     said = str(problem).strip().rstrip(".")
     return f"{type(problem).__name__}: {said}." if said else f"{type(problem).__name__}."

@@ -23,6 +23,7 @@ const FRAME_STYLE = `
 .ip-push { margin-left: auto; }
 .ip-notice { border-left: 4px solid #D55E00; padding: 4px 8px; margin: 0 0 8px; background: var(--jp-layout-color2, Field); }
 .ip-notice:empty { display: none; }
+.ip-notice > * + * { margin-top: 4px; }
 .ip-panels { display: flex; flex-wrap: wrap; gap: 12px; }
 .ip-panels > * { flex: 1 1 300px; min-width: 0; }
 .ip-title { font-weight: 600; margin: 0 0 3px; overflow-wrap: anywhere; }
@@ -47,6 +48,18 @@ export function makeRoot(el, label) {
   const root = element("section", { class: "ip-view", "aria-label": label }, element("style", {}, FRAME_STYLE), notice);
   el.append(root);
   return { root, notice };
+}
+
+/**
+ * Say in the notice what is wrong, a line for each cause; an empty text takes the line back.
+ *
+ * A cause is the kind of answer that did not come ("tiles", "figure"), "kernel" or "work" (see `watchKernel`).
+ */
+export function sayProblem(notice, cause, text) {
+  let line = [...notice.children].find((each) => each.dataset.cause === cause);
+  if (!text) return void line?.remove();
+  if (!line) notice.append((line = element("div", { "data-cause": cause })));
+  if (line.textContent !== text) line.textContent = text;
 }
 
 /** Make a labelled choice; `options` are [value, text] pairs. */
@@ -119,16 +132,17 @@ const GONE =
   "pictures and the next cell need the kernel. If it was restarted, run the cell again.";
 
 /**
- * Say in the notice when the kernel does not answer, and take it back when it does.
+ * Say in the notice what is wrong in the kernel, and take each line back when its cause has gone.
  *
- * It is asked when the connection changes, and while the view is in use (pointer over it, or focus in it), so that an
- * idle notebook stays idle.
+ * "kernel": it does not answer. It is asked when the connection changes, and while the view is in use (pointer over it,
+ * or focus in it), so that an idle notebook stays idle; any word from it takes the line back. "work": what it computes
+ * in the background failed, as the trait `problem` says. Else: an answer was refused; the next one of its kind came.
  */
 export function watchKernel(model, root, notice) {
   if (!model.get("live")) return () => {};
   let waiting = 0;
   let askedAt = -Infinity;
-  const gone = () => (notice.textContent = GONE);
+  const gone = () => sayProblem(notice, "kernel", GONE);
   const ask = (event) => {
     const now = performance.now();
     if (waiting || (event && now - askedAt < ASK_AGAIN_MS)) return;
@@ -144,12 +158,15 @@ export function watchKernel(model, root, notice) {
     }
   };
   const answered = (message) => {
-    if (message.type === "problem") notice.textContent = message.text;
-    if (message.type !== "pong") return;
     clearTimeout(waiting);
     waiting = 0;
-    if (notice.textContent === GONE) notice.textContent = "";
+    sayProblem(notice, "kernel", "");
+    if (message.type === "problem") sayProblem(notice, message.about, message.text);
+    else sayProblem(notice, message.type, "");
   };
+  const work = () => sayProblem(notice, "work", model.get("problem"));
+  work();
+  model.on("change:problem", work);
   model.on("msg:custom", answered);
   model.on("comm_live_update", () => ask());
   model.on("comm:close", gone);
@@ -177,15 +194,15 @@ export function makeFigureButtons(model, notice) {
   };
   const save = (format) => {
     said.textContent = "Drawing …";
+    sayProblem(notice, "figure", "");
     model.send({ type: "save_figure", format });
   };
   model.on("change:code", () => (code.value = model.get("code")));
   model.on("msg:custom", (message, buffers) => {
-    if (message.type === "problem") said.textContent = "";
+    if (message.type === "problem" && message.about === "figure") said.textContent = "";
     if (message.type !== "figure") return;
     said.textContent = `Saved as ${message.name}.`;
     download(message.name, buffers[0]);
-    notice.textContent = "";
   });
   const buttons = element("span", { class: "ip-field ip-push" }, said);
   if (model.get("live")) {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import anywidget
 import traitlets
 
 from interproto_lib.errors import InterprotoError
+from interproto_lib.views.explorer.failures import failure_words
 from interproto_lib.views.style import FIGURE_FORMATS, LabelledFigure, save_figure
 
 _FOLDER = Path(__file__).parent
@@ -54,12 +56,14 @@ class LiveView(anywidget.AnyWidget):
     Attributes:
         live: Whether a kernel stands behind the page; False hides what only a kernel can do.
         code: The library call that draws the static figure of what is shown.
+        problem: What went wrong in the background, for the page to say; empty for nothing.
         draw_figure: Gives the static figure; set by whoever makes the widget.
         figure_name: Name of the saved file, without suffix.
     """
 
     live = traitlets.Bool(True).tag(sync=True)
     code = traitlets.Unicode("").tag(sync=True)
+    problem = traitlets.Unicode("").tag(sync=True)
 
     def __init__(self, *, draw_figure: Callable[[], LabelledFigure], figure_name: str, **state: Any) -> None:
         super().__init__(**state)
@@ -74,14 +78,26 @@ class LiveView(anywidget.AnyWidget):
         if message.get("type") == "ping":
             self.send({"type": "pong"})
         elif message.get("type") == "save_figure":
-            self._send_figure(str(message.get("format")))
+            with self.saying("figure"):
+                self._send_figure(str(message.get("format")))
+
+    @contextmanager
+    def saying(self, about: str, **more: Any) -> Iterator[None]:
+        """Answer the page within this, and say there what goes wrong.
+
+        Args:
+            about: Type of the answer: the next one of this type tells the page that all is well again.
+            more: What else the page needs to know which question it was.
+        """
+        try:
+            yield
+        except Exception as problem:
+            self.send({"type": "problem", "about": about, "text": failure_words(problem), **more})
+            if not isinstance(problem, InterprotoError):
+                raise  # for the kernel's log, where a fault of the program can be traced
 
     def _send_figure(self, file_format: str) -> None:
-        try:
-            content = figure_bytes(self.draw_figure(), file_format)
-        except InterprotoError as problem:
-            self.send({"type": "problem", "text": str(problem)})
-            return
+        content = figure_bytes(self.draw_figure(), file_format)
         self.send({"type": "figure", "name": f"{self.figure_name}.{file_format}"}, [content])
 
 

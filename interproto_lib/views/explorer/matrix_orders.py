@@ -85,12 +85,18 @@ class ClusterOrders:
             self._kept[key] = order_sides(self.explored, matrices, "cluster")
         return self._kept[key]
 
-    def begin(self, matrices: CohortMatrices, done: Callable[[CohortMatrices], None]) -> None:
+    def begin(
+        self,
+        matrices: CohortMatrices,
+        done: Callable[[CohortMatrices], None],
+        failed: Callable[[CohortMatrices, Exception], None],
+    ) -> None:
         """Compute the order in a thread, unless that is under way.
 
         Args:
             matrices: The matrices of the cohort.
             done: Called in the thread with the matrices, once their order is there.
+            failed: Called in the thread with the matrices and with what stopped it, such as a lack of memory.
         """
         key = matrices.cohort, matrices.quantity
         if key in self._under_way:
@@ -99,10 +105,13 @@ class ClusterOrders:
 
         def compute() -> None:
             try:
-                self.order(matrices)
-            finally:
-                self._under_way.discard(key)
-            done(matrices)
+                try:
+                    self.order(matrices)
+                finally:
+                    self._under_way.discard(key)
+                done(matrices)
+            except Exception as problem:
+                failed(matrices, problem)
 
         threading.Thread(target=compute, name="cluster order", daemon=True).start()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from interproto_lib.errors import ConfigError
@@ -43,3 +45,29 @@ class Side:
         lengths = {name: len(some) for name, some in given.items() if some is not None}
         if set(lengths.values()) != {n}:
             raise ConfigError(f"{n} {what} need as many names, notes and kinds, got {lengths}.")
+
+
+class IdentityNotes(Sequence[str]):
+    """What is said of each identity of a side beside its name, made when it is asked for.
+
+    Args:
+        table: All identities, see `ExploredRuns.identities`.
+        side: (n,) rows of the table that stand along the side.
+    """
+
+    def __init__(self, table: pd.DataFrame, side: NDArray[np.int64]) -> None:
+        self._table, self._side = table, side
+
+    def __len__(self) -> int:
+        return len(self._side)
+
+    def __getitem__(self, number: Any) -> Any:
+        row = self._table.iloc[int(self._side[number])]
+        kind = "child identity" if row["is_child"] else "no child identity"
+        age = "age unknown" if np.isnan(row["age_years"]) else f"mean age {row['age_years']:.1f} years"
+        return f"{kind}, {age}, {row['n_images']:,} images"
+
+
+def side_words(images: str) -> str:
+    """What stands along a side on which these images count, a name in `COHORTS`."""
+    return "identities, all their images" if images == "all" else f"identities, their {images} images"

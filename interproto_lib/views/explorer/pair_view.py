@@ -10,7 +10,6 @@ import numpy as np
 import traitlets
 from numpy.typing import NDArray
 
-from interproto_lib.errors import InterprotoError
 from interproto_lib.views.explorer.live_view import LiveView, read_script
 from interproto_lib.views.explorer.pair_counts import PAIR_COHORTS
 
@@ -72,12 +71,9 @@ class PairView(LiveView):
             return
         if not isinstance(row, int) or not 0 <= row < len(paths):
             return
-        try:
+        with self.saying("faces"):
             pictures = [_png(self._read_image(str(path))) for path in paths[row]]
-        except InterprotoError as problem:
-            self.send({"type": "problem", "text": str(problem)})
-            return
-        self.send({"type": "faces", "test_set": message["test_set"], "row": row}, pictures)
+            self.send({"type": "faces", "test_set": message["test_set"], "row": row}, pictures)
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

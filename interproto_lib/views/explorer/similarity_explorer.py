@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,8 +18,10 @@ from interproto_lib.views.explorer.cell_pane import CellPane
 from interproto_lib.views.explorer.cohort_matrices import QUANTITIES, CohortMatrices
 from interproto_lib.views.explorer.confused_pane import ConfusedPane
 from interproto_lib.views.explorer.explored import ExploredRuns
+from interproto_lib.views.explorer.failures import failure_words
 from interproto_lib.views.explorer.inputs import labelled_choice, row_of_inputs
 from interproto_lib.views.explorer.matrix_orders import ClusterOrders, find_identity, order_sides
+from interproto_lib.views.explorer.matrix_side import IdentityNotes, side_words
 from interproto_lib.views.explorer.orders import ORDERS
 from interproto_lib.views.explorer.projection_explorer import ProjectionExplorer
 from interproto_lib.views.explorer.similarity_map import POOLINGS, Side, SimilarityMap
@@ -85,6 +88,7 @@ class SimilarityExplorer:
         self._clusters = ClusterOrders(explored)
         self._marked: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self._filling = False
+        self._turn = threading.RLock()  # an order that comes from a thread waits until an input is done
         self.map = SimilarityMap(
             self._linked,
             self._matrices.titles,
@@ -247,14 +251,17 @@ class SimilarityExplorer:
         """Do something when the page asks for it, and say there what is wrong with it."""
 
         def do(_: Any) -> None:
-            if self._filling:
-                return
-            self._say("")
-            try:
-                act()
-            except InterprotoError as problem:
-                self._say(str(problem))
-            self._write_code()
+            with self._turn:
+                if self._filling:
+                    return
+                self._say("")
+                try:
+                    act()
+                except Exception as problem:
+                    self._say(failure_words(problem))
+                    if not isinstance(problem, InterprotoError):
+                        raise  # for the kernel's log, where a fault of the program can be traced
+                self._write_code()
 
         return do
 
@@ -273,10 +280,10 @@ class SimilarityExplorer:
         row_images, column_images = COHORTS[self._matrices.cohort]
         rows, columns = self._matrices.rows, self._matrices.columns
         return (
-            Side(names=self.explored.names[rows], notes=_Notes(table, rows), kinds=kinds[rows],
-                 words=_side_words(row_images)),
-            Side(names=self.explored.names[columns], notes=_Notes(table, columns), kinds=kinds[columns],
-                 words=_side_words(column_images)),
+            Side(names=self.explored.names[rows], notes=IdentityNotes(table, rows), kinds=kinds[rows],
+                 words=side_words(row_images)),
+            Side(names=self.explored.names[columns], notes=IdentityNotes(table, columns), kinds=kinds[columns],
+                 words=side_words(column_images)),
         )  # fmt: skip
 
     # --- acting ---------------------------------------------------------------------------------------------------
@@ -311,9 +318,9 @@ class SimilarityExplorer:
 
     def _reorder(self) -> None:
         order = self.controls["order"].value
-        if order == "cluster" and not self._clusters.ready(self._matrices):
+        waits = order == "cluster" and not self._clusters.ready(self._matrices)
+        if waits:
             self._say("Similar identities are being brought together; the order changes when that is done.")
-            self._clusters.begin(self._matrices, self._clustered)
             order = self._standing if self._standing != "cluster" else "identity"
         if order == "cluster":
             rows, columns = self._clusters.order(self._matrices)
@@ -322,11 +329,20 @@ class SimilarityExplorer:
         self.map.reorder(rows, columns)
         self._standing = order
         self._fill_numbers()
+        if waits:
+            self._clusters.begin(self._matrices, self._clustered, self._not_clustered)
 
     def _clustered(self, matrices: CohortMatrices) -> None:
         """Take the order that was computed in a thread, unless something else is shown or asked for by now."""
         if matrices is self._matrices and self.controls["order"].value == "cluster":
             self._guarded(self._reorder)(None)
+
+    def _not_clustered(self, matrices: CohortMatrices, problem: Exception) -> None:
+        """Say why there is no order that was asked for; the one that stands is that of the input again."""
+        with self._turn:
+            if matrices is self._matrices and self.controls["order"].value == "cluster":
+                self._fill("order", self._standing)
+                self._say(f"Similar identities cannot be brought together: {failure_words(problem)}")
 
     def _set_pooling(self) -> None:
         self.map.pooling = self.controls["pooling"].value
@@ -419,26 +435,6 @@ class SimilarityExplorer:
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         return self.widget._repr_mimebundle_(**kwargs)
-
-
-class _Notes(Sequence[str]):
-    """What is said of each identity of a side beside its name, made when it is asked for."""
-
-    def __init__(self, table: pd.DataFrame, side: NDArray[np.int64]) -> None:
-        self._table, self._side = table, side
-
-    def __len__(self) -> int:
-        return len(self._side)
-
-    def __getitem__(self, number: Any) -> Any:
-        row = self._table.iloc[int(self._side[number])]
-        kind = "child identity" if row["is_child"] else "no child identity"
-        age = "age unknown" if np.isnan(row["age_years"]) else f"mean age {row['age_years']:.1f} years"
-        return f"{kind}, {age}, {row['n_images']:,} images"
-
-
-def _side_words(images: str) -> str:
-    return "identities, all their images" if images == "all" else f"identities, their {images} images"
 
 
 def _span(shown: Sequence[float] | None, n: int) -> tuple[float, float] | None:

@@ -208,7 +208,14 @@ class SimilarityMapView {
   onMessage(message, buffers) {
     if (message.type === "tiles") this.takeTiles(message, buffers);
     if (message.type === "description" && this.cellAsker.answered(message)) this.showCell(message);
-    if (message.type === "problem" && message.number) [this.tileAsker, this.overviewAsker, this.cellAsker].forEach((asker) => asker.forget());
+    if (message.type === "problem" && message.number) this.giveUp(message);
+  }
+
+  /** There is no answer to come; the notice says why. */
+  giveUp(message) {
+    const askers = message.about === "tiles" ? [this.tileAsker, this.overviewAsker] : [this.cellAsker];
+    for (const asker of askers) asker.answered(message);
+    if (!this.tileAsker.waiting) this.root.dataset.waiting = "false";
   }
 
   takeTiles(message, buffers) {

@@ -10,11 +10,12 @@ import numpy as np
 import traitlets
 from numpy.typing import ArrayLike
 
-from interproto_lib.errors import ConfigError, InterprotoError
+from interproto_lib.errors import ConfigError
+from interproto_lib.views.explorer.failures import failure_words
 from interproto_lib.views.explorer.live_view import LiveView, read_script
 from interproto_lib.views.explorer.matrix_colours import palette_bytes, sampled_limit, value_codes
 from interproto_lib.views.explorer.matrix_side import Side
-from interproto_lib.views.explorer.tiles import LinkedMatrices, Pooling
+from interproto_lib.views.explorer.tiles import NO_MAXIMA, LinkedMatrices, Pooling
 from interproto_lib.views.style import LabelledFigure, sentence_figure
 
 __all__ = ["POOLINGS", "Side", "SimilarityMap"]
@@ -281,7 +282,7 @@ class SimilarityMap(LiveView):
             setattr(self, name, kinds)
         self._place_marks()
         self._place_chosen()
-        self.progress = -1.0
+        self.progress, self.problem = -1.0, ""
         self.revision += 1
 
     def _place_marks(self) -> None:
@@ -325,28 +326,29 @@ class SimilarityMap(LiveView):
 
     @traitlets.observe("pooling")
     def _pooling_changed(self, _: Any) -> None:
+        self._matrices.forget_failed_maxima()  # who asks for them again wants them tried again
+        self.problem = ""
         self.revision += 1
 
     # --- messages of the page -------------------------------------------------------------------------------------
 
     def _answer(self, widget: Any, message: Any, buffers: Any) -> None:
         """Answer `tiles` and `describe`; see the script for what they hold. What is wrong is said on the page."""
-        answers = {"tiles": self._send_tiles, "describe": self._send_description}
+        answers = {"tiles": (self._send_tiles, "tiles"), "describe": (self._send_description, "description")}
         kind = message.get("type") if isinstance(message, dict) else None
         if kind not in answers:
             super()._answer(widget, message, buffers)
             return
-        try:
-            answers[kind](message)
-        except InterprotoError as problem:
-            self.send({"type": "problem", "number": message.get("number"), "text": str(problem)})
+        answer, about = answers[kind]
+        with self.saying(about, number=message.get("number")):
+            answer(message)
 
     def _send_tiles(self, message: dict[str, Any]) -> None:
         rows, columns, size = (tuple(message[key]) for key in ("rows", "columns", "size"))
         pooling: Pooling = "max" if self.pooling == "max" else "mean"
         tile = self._matrices.tile(rows, columns, size, pooling=pooling)
         if tile.pooling != pooling:
-            self._matrices.start_maxima(self._report_of(self._matrices))
+            self._matrices.start_maxima(self._report_of(self._matrices), self._failure_of(self._matrices))
         codes = [value_codes(values, limit) for values, limit in zip(tile.values, self.limits, strict=True)]
         self.send(
             {
@@ -394,3 +396,15 @@ class SimilarityMap(LiveView):
                 self.progress = done / of
 
         return report
+
+    def _failure_of(self, matrices: LinkedMatrices) -> Callable[[Exception], None]:
+        """Make what says on the page why there are no maxima of some matrices."""
+
+        def failed(problem: Exception) -> None:
+            if matrices is not self._matrices:
+                return
+            with self.hold_sync():
+                self.progress = -1.0
+                self.problem = f"{NO_MAXIMA} {failure_words(problem)} Means are shown instead."
+
+        return failed

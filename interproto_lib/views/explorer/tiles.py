@@ -21,6 +21,7 @@ from interproto_lib.devices import resolve_device
 from interproto_lib.errors import ConfigError
 from interproto_lib.views.explorer.bin_sums import BinSums
 from interproto_lib.views.explorer.block_maxima import BlockMaxima
+from interproto_lib.views.explorer.failures import failure_words
 from interproto_lib.views.explorer.matrix_terms import (
     Floats32,
     Ints,
@@ -44,6 +45,9 @@ _KEPT_MAXIMA_BYTES = 512 * 2**20
 """Memory for maxima of orders that stood before; those of the order that stands are kept whatever they take."""
 
 _ROWS_AT_A_TIME = 8192
+
+NO_MAXIMA = "The highest values of squares cannot be computed:"
+"""What is said where maxima fail; the reason follows."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -223,7 +227,11 @@ class LinkedMatrices:
             return tensor
         return tensor[torch.from_numpy(numbers).to(self._device)]
 
-    def start_maxima(self, report: Callable[[int, int], None] | None = None) -> bool:
+    def start_maxima(
+        self,
+        report: Callable[[int, int], None] | None = None,
+        failed: Callable[[Exception], None] | None = None,
+    ) -> bool:
         """Begin to compute the maxima of all blocks in a thread, unless they are there or under way.
 
         Every cell is computed once: n m d multiplications a product, half of it where rows and columns are the same
@@ -231,13 +239,17 @@ class LinkedMatrices:
 
         Args:
             report: Called in the thread with the steps done and all steps, equal once the maxima can be shown.
+            failed: Called in the thread with what stopped it, such as a lack of memory. They are not begun again until
+                the order changes, or `forget_failed_maxima`.
 
         Returns:
             Whether a thread was started.
         """
         if self._maxima is not None:
             return False
-        self._maxima = BlockMaxima(self._ordered, self.n_rows, self.n_columns, quiet=self._quiet, report=report)
+        self._maxima = BlockMaxima(
+            self._ordered, self.n_rows, self.n_columns, quiet=self._quiet, report=report, failed=failed
+        )
         self._maxima.start()
         return True
 
@@ -247,9 +259,23 @@ class LinkedMatrices:
             self._maxima.stop()
             self._maxima = None
 
+    def forget_failed_maxima(self) -> None:
+        """Let maxima that could not be computed be tried again."""
+        if self._maxima is not None and self._maxima.problem is not None:
+            self._maxima = None
+
     def wait_for_maxima(self, timeout: float | None = None) -> bool:
-        """Wait for the maxima that are under way, at most so many seconds; whether they are there."""
-        return self._maxima is not None and self._maxima.wait(timeout)
+        """Wait for the maxima that are under way, at most so many seconds; whether they are there.
+
+        Raises:
+            ConfigError: They could not be computed; the message says why.
+        """
+        if self._maxima is None:
+            return False
+        ready = self._maxima.wait(timeout)
+        if self._maxima.problem is not None:
+            raise ConfigError(f"{NO_MAXIMA} {failure_words(self._maxima.problem)}") from self._maxima.problem
+        return ready
 
     def needs_maxima(self, rows: tuple[float, float], columns: tuple[float, float], size: tuple[int, int]) -> bool:
         """Whether a tile of these arguments shows maxima only after `start_maxima` has done its work."""
