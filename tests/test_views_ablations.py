@@ -156,12 +156,17 @@ def test_a_categorical_figure_has_a_row_a_method():
     figure = sweep_figure(CATEGORICAL, names=NAMES)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["ArcFace", "low", "high"]
-    expected = [(80, 0), (81, 0), (82, 0), (81, 1), (82, 1), (83.1, 1), (79, 2), (84, 2), (81, 2)]
-    assert points(axes, hollow=True) == sorted(expected)
+    # Seeds stand a little below their mean, so that they do not hide it.
+    expected = [(80, 0.3), (81, 0.3), (82, 0.3), (81, 1.3), (82, 1.3), (83.1, 1.3), (79, 2.3), (84, 2.3), (81, 2.3)]
+    assert np.array(points(axes, hollow=True)) == pytest.approx(np.array(sorted(expected)))
     means = sorted([(81.0, 0), (82.0333333, 1), (81.3333333, 2)])
     assert np.array(points(axes, hollow=False)) == pytest.approx(np.array(means))
     assert axes.get_xlabel() == "C20 (%)"
     assert "C20 of 3 methods" in figure.description
+    markers = {round(line.get_ydata()[0]): line.get_marker() for line in axes.get_lines() if len(line.get_xdata()) == 1}
+    assert markers == {0: "o", 1: "s", 2: "s"}, "what the others are compared with is told from them"
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend[-2:] == ["others are compared with it", "compared with another"]
 
 
 def test_a_numeric_figure_runs_over_the_values():
@@ -178,7 +183,7 @@ def test_a_numeric_figure_runs_over_the_values():
     assert list(means.get_ydata()) == pytest.approx([80.0333333, 81.1666667, 84.0333333])
     assert any(list(line.get_ydata()) == [81.0, 81.0] for line in axes.get_lines()), "the level of ArcFace"
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["ArcFace", "single seed", "mean"]
+    assert legend == ["ArcFace", "single seed", "mean of seeds"]
 
 
 @pytest.mark.parametrize(
@@ -231,4 +236,16 @@ def test_child_adult_sets_of_ours_stand_beside_the_papers():
     assert describe_without_paper_table(5) == (
         "No sweep of this experiment sets the rows of Table 5 side by side (ArcFace, Inter-Prototype, all identities "
         "and Inter-Prototype)."
+    )
+
+
+def test_a_table_of_many_methods_has_a_row_a_method():
+    several = pd.concat([CATEGORICAL.replace({"method": {m: f"{m}{i}" for m in NAMES}}) for i in range(4)])
+    spelt = {method: method for method in several["method"]}
+    table = sweep_table(several, names=spelt)
+    assert list(table["method"]) == list(spelt)
+    assert len(table) == 12
+    assert list(table.columns) == list(sweep_table(CATEGORICAL, names=NAMES).columns)
+    assert (
+        table.iloc[:3, 1:].to_numpy().tolist() == sweep_table(CATEGORICAL, names=NAMES).iloc[:, 1:].to_numpy().tolist()
     )

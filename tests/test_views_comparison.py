@@ -346,3 +346,12 @@ def test_settings_that_differ_are_named():
     where = describe_methods({"arcface": [run(threads=1, wandb=True, device="cpu"), run(threads=2, seed=1)]})
     assert where.endswith("All settings that decide the result are equal, but for the seed.")
     assert "`keep_every_epoch`" in describe_methods({"arcface": [run(), run(keep_every_epoch=False)]})
+
+
+def test_many_methods_stand_one_below_the_other():
+    several = measures({f"m{i}": {"C20": 80.0 + i, "C30": 70.0 + i} for i in range(7)}, seeds=(0,))
+    table = measures_table(several, decimals=1)
+    assert list(table.columns) == ["method", "C20", "C30"]
+    assert table.iloc[3].tolist() == ["m3", "83.0", "73.0"]
+    few = measures_table(several[several["method"] != "m6"], decimals=1)
+    assert few.iloc[1].tolist() == ["C30", *(f"{70 + i:.1f}" for i in range(6))]

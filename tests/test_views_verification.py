@@ -251,7 +251,7 @@ def test_sentence_orders_methods_and_says_what_stands_out():
     text = describe_accuracies(table)
     assert "- C20 (400 pairs, 60 people): IP 82.00 [72.0, 89.0], ArcFace 80.00 [70.0, 88.0]; IP stands out" in text
     assert "- C30 (400 pairs, 60 people): ArcFace 79.00, IP 79.00; none stands out" in text
-    assert "- adult-adult (400 pairs, 60 people): ArcFace 90.00.\n" in f"{text}\n"
+    assert "- adult–adult (400 pairs, 60 people): ArcFace 90.00.\n" in f"{text}\n"
     assert "interval of their paired difference" in text
     assert "interval" not in describe_accuracies(cells(("ArcFace", "C30", 79.0)))
 

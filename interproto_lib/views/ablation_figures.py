@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,11 +13,14 @@ from matplotlib.lines import Line2D
 from interproto_lib.analysis.statistics import mean_and_std
 from interproto_lib.views.ablations import line_words, setting_words, shown_measures
 from interproto_lib.views.comparison import measure_words
+from interproto_lib.views.layout import legend_above, method_handles
 from interproto_lib.views.style import PAGE_WIDTH_INCHES, LabelledFigure, figure_style, method_styles, new_figure
 from interproto_lib.views.wording import listed
 
 _LOGARITHMIC = ("ip_weight", "embedding_dim")
 _N_TO_SHOW_A_SPREAD = 2
+_BESIDE = 0.3
+_NAME_CHARACTERS = 26
 
 
 def sweep_figure(table: pd.DataFrame, *, names: Mapping[str, str]) -> LabelledFigure:
@@ -51,7 +55,7 @@ def _seed_legend(table: pd.DataFrame) -> list[Line2D]:
     grey: dict[str, Any] = {"linestyle": "", "marker": "o", "color": "#7F7F7F"}
     handles = [Line2D([], [], markerfacecolor="white", label="single seed", **grey)]
     if table["seed"].nunique() >= _N_TO_SHOW_A_SPREAD:
-        handles.append(Line2D([], [], label="mean", **grey))
+        handles.append(Line2D([], [], label="mean of seeds", **grey))
     return handles
 
 
@@ -59,13 +63,22 @@ def _categorical_figure(
     table: pd.DataFrame, measures: Iterable[str], names: Mapping[str, str], *, description: str
 ) -> LabelledFigure:
     measures, methods = list(measures), list(dict.fromkeys(table["method"]))
-    styles = method_styles(methods)
-    figure = new_figure(PAGE_WIDTH_INCHES, 1.05 + 0.27 * len(methods), description=description)
+    reference, compared = method_styles(["reference", "compared"]).values()
+    referred_to = set(table["reference"])
+    lines = [textwrap.fill(names[method], _NAME_CHARACTERS, break_on_hyphens=False) for method in methods]
+    height = 1.15 + 0.15 * len(methods) + 0.13 * sum(line.count("\n") + 1 for line in lines)
+    figure = new_figure(PAGE_WIDTH_INCHES, height, description=description)
     panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
     for axes, measure in zip(panels, measures, strict=True):
         of = table[table["measure"] == measure]
         for row, method in enumerate(methods):
-            _dots(axes, of.loc[of["method"] == method, "value"].tolist(), row, styles[method], along="x")
+            _dots(
+                axes,
+                of.loc[of["method"] == method, "value"].tolist(),
+                row,
+                reference if method in referred_to else compared,
+                along="x",
+            )
         references = {reference for reference in table["reference"] if reference}
         if len(references) == 1:
             level = of.loc[of["method"].isin(references), "value"].mean()
@@ -74,11 +87,14 @@ def _categorical_figure(
         axes.margins(x=0.12)
         axes.locator_params(axis="x", nbins=3)
         axes.set_xlabel(_axis_label(of, measure).replace(", ", ",\n"))
+        axes.yaxis.grid(visible=True, linestyle=(0, (1, 3)))
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(methods)), [names[method] for method in methods])
+    panels[0].set_yticks(range(len(methods)), lines)
     panels[0].set_ylim(len(methods) - 0.5, -0.5)
-    figure.legend(handles=_seed_legend(table), loc="outside upper center", ncols=4)
+    kinds = {"others are compared with it": reference, "compared with another": compared}
+    handles = [*_seed_legend(table), *(method_handles(kinds) if referred_to & set(methods) else [])]
+    legend_above(figure, handles)
     return figure
 
 
@@ -127,20 +143,22 @@ def _numeric_figure(
             for style in [styles[f"line {line}"]]
         ),
     ]
-    figure.legend(handles=[*named, *_seed_legend(table)], loc="outside upper center", ncols=5)
+    legend_above(figure, [*named, *_seed_legend(table)])
     return figure
 
 
 def _dots(axes: Axes, values: list[float], place: float, style: Any, *, along: str) -> None:
-    """Hollow markers for single seeds and, from two on, a filled one for their mean."""
+    """Hollow markers for single seeds and, from two on, a filled one for their mean; of rows, the seeds below it."""
     if not values:
         return
     marks: dict[str, Any] = {"linestyle": "", "marker": style.marker, "color": style.colour}
 
-    def draw(numbers: list[float], **how: Any) -> None:
-        places = [place] * len(numbers)
+    def draw(numbers: list[float], at: float, **how: Any) -> None:
+        places = [at] * len(numbers)
         axes.plot(*((numbers, places) if along == "x" else (places, numbers)), **marks, **how)
 
-    draw(values, markersize=5.0, markerfacecolor="white", markeredgewidth=1.0)
-    if len(values) >= _N_TO_SHOW_A_SPREAD:
-        draw([mean_and_std(values).mean], markersize=6.0)
+    several = len(values) >= _N_TO_SHOW_A_SPREAD
+    beside = _BESIDE if several and along == "x" else 0.0
+    draw(values, place + beside, markersize=3.6 if several else 5.0, markerfacecolor="white", markeredgewidth=0.9)
+    if several:
+        draw([mean_and_std(values).mean], place, markersize=6.0)

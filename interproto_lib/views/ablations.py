@@ -89,13 +89,13 @@ def sweep_table(table: pd.DataFrame, *, names: Mapping[str, str]) -> pd.DataFram
     Returns:
         Text cells; accuracies in percent.
     """
-    columns = {}
+    columns: dict[str, pd.Series] = {}
     for unit, of_unit in table.groupby("unit", sort=False):
-        for row in measures_table(of_unit, decimals=_DECIMALS[str(unit)]).to_dict("records"):
-            columns[measure_words(row.pop("measure"))] = row
+        cells = measures_table(of_unit, decimals=_DECIMALS[str(unit)], most_in_columns=0).set_index("method")
+        columns |= {measure_words(str(measure)): cells[measure] for measure in cells}
     rows = list(dict.fromkeys(table["method"]))
     laid_out = pd.DataFrame(
-        [{"method": names[m], **{measure: of[m] for measure, of in columns.items()}} for m in rows],
+        [{"method": names[m], **{measure: of.get(m, "–") for measure, of in columns.items()}} for m in rows],
         columns=["method", *columns],
     )
     setting = str(table["setting"].iloc[0])

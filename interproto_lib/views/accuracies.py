@@ -80,7 +80,7 @@ def describe_accuracies(cells: pd.DataFrame, *, confidence: float = 0.95) -> str
     for test_set, of_set in cells.groupby("test_set", sort=False):
         ordered = of_set.sort_values("mean", ascending=False, kind="stable").to_dict("records")
         found = [f"{cell['method']} {cell['mean']:.2f}{_interval(cell)}" for cell in ordered]
-        line = f"- {test_set}{_size(of_set)}: {', '.join(found)}"
+        line = f"- {cohort_words(str(test_set))}{_size(of_set)}: {', '.join(found)}"
         bold = [str(cell["method"]) for cell in ordered if cell["bold"]]
         if len(ordered) > 1:
             line += (
@@ -164,7 +164,7 @@ def describe_optimism(table: pd.DataFrame, *, leak_free: str, official: str) -> 
     lines = []
     for test_set, of_set in both.groupby("test_set", sort=False):
         found = [f"{cell['method']} {signed(cell['optimism'], decimals=2)}" for cell in of_set.to_dict("records")]
-        lines.append(f"- {test_set}: {', '.join(found)}")
+        lines.append(f"- {cohort_words(str(test_set))}: {', '.join(found)}")
     text = (
         f"The official procedure takes the epoch and the threshold that are best on each test set. By it ({official}), "
         f"against the one that looks at no pair judged ({leak_free}), the accuracies differ by, in percentage points:"

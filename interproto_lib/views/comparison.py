@@ -13,6 +13,9 @@ from interproto_lib.views.wording import cohort_words, compared, listed, number
 SPLIT_WORDS = {"held-out": "on held-out people", "train": "on training images"}
 """Split, as in the name of a measure -> how a sentence says it."""
 
+METHODS_IN_COLUMNS = 6
+"""Methods that stand side by side in a table of measures; more stand one below the other."""
+
 
 def measure_words(measure: str) -> str:
     """Write the name of a measure for people.
@@ -44,13 +47,16 @@ def readable_measures(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataF
     return table.assign(measure=table["measure"].map(measure_words), method=table["method"].map(names))
 
 
-def measures_table(measures: pd.DataFrame, *, decimals: int) -> pd.DataFrame:
-    """Lay measures out for a person: a row a measure, a column a method, mean ± standard deviation over seeds.
+def measures_table(measures: pd.DataFrame, *, decimals: int, most_in_columns: int = METHODS_IN_COLUMNS) -> pd.DataFrame:
+    """Lay measures out for a person: mean ± standard deviation over seeds, a row a measure and a column a method.
+
+    Of many methods it is the other way round, so that the table is not wider than a page.
 
     Args:
         measures: As `held_out_accuracies` or `similarity_measures` of `interproto_lib.analysis` gives it, or as
             `readable_measures` spells it.
         decimals: Digits after the point.
+        most_in_columns: Methods that may stand side by side; with more a row is a method.
 
     Returns:
         Text cells; a dash where a method lacks a measure, no deviation where there is one seed.
@@ -60,10 +66,13 @@ def measures_table(measures: pd.DataFrame, *, decimals: int) -> pd.DataFrame:
         (measure, method): _mean_text(group["value"].tolist(), decimals)
         for (measure, method), group in measures.groupby(["measure", "method"], sort=False)
     }
-    rows = [
-        {"measure": name, **{method: cells.get((name, method), "–") for method in methods}}
-        for name in dict.fromkeys(measures["measure"])
-    ]
+    kinds = list(dict.fromkeys(measures["measure"]))
+    if len(methods) > most_in_columns:
+        by_method = [
+            {"method": method, **{name: cells.get((name, method), "–") for name in kinds}} for method in methods
+        ]
+        return pd.DataFrame(by_method, columns=["method", *kinds])
+    rows = [{"measure": name, **{method: cells.get((name, method), "–") for method in methods}} for name in kinds]
     return pd.DataFrame(rows, columns=["measure", *methods])
 
 

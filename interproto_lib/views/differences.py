@@ -10,7 +10,16 @@ import pandas as pd
 from interproto_lib.analysis.bootstrap import CONFIDENCE
 from interproto_lib.views.accuracies import draw_interval, interval_handle, rows_by_test_set
 from interproto_lib.views.style import LabelledFigure, figure_style, method_styles, sentence_figure
-from interproto_lib.views.wording import compared, listed, number, resampled_words, signed
+from interproto_lib.views.wording import (
+    METHODS_TOLD_ONE_BY_ONE,
+    cohort_words,
+    compared,
+    differences_in_a_line,
+    listed,
+    number,
+    resampled_words,
+    signed,
+)
 
 _EMPTY = "There is no other method, or nothing judged, to compare with {baseline}."
 
@@ -54,26 +63,45 @@ def describe_differences(differences: pd.DataFrame, *, baseline: str, unit: str 
         unit: Unit of a difference.
 
     Returns:
-        A Markdown list of one line a test set and method, after a sentence that says what the intervals hold.
+        A Markdown list of one line a test set and method, after a sentence that says what the intervals hold; of more
+        than `METHODS_TOLD_ONE_BY_ONE` methods one line a test set, without the tests of each.
     """
     if differences.empty:
         return _EMPTY.format(baseline=baseline)
+    spelt = differences.assign(test_set=differences["test_set"].map(cohort_words))
+    if differences["method"].nunique() > METHODS_TOLD_ONE_BY_ONE:
+        return f"{_in_general(differences, baseline)}\n\n" + "\n".join(_sorted_lines(spelt))
     lines = []
-    for row in differences.to_dict("records"):
+    for row in spelt.to_dict("records"):
         told = "the interval holds zero" if row["low"] <= 0 <= row["high"] else "the interval excludes zero"
         size = compared(row["difference"], decimals=2, unit=f" {unit}")
         interval = f"[{signed(row['low'], decimals=2)}, {signed(row['high'], decimals=2)}]"
         p = "< 0.001" if row["p_value"] < 0.001 else f"= {number(row['p_value'], decimals=3)}"
         test = f"permutation test p {p}"
         lines.append(f"- {row['test_set']}, {row['method']}: {size} {interval}, {told}; {test}{_over_seeds(row)}.")
-    chance = (
-        f"Differences to {baseline} on the same pairs. The interval ({CONFIDENCE:.0%}) resamples "
-        f"{_over(differences)}; where it holds zero, the difference is not told from chance. Of {len(lines)} "
-        f"comparisons {number(len(lines) * (1 - CONFIDENCE), decimals=1)} would exclude zero by chance alone. The "
-        "permutation test exchanges the two methods person by person and takes the trainings as they are, so that its "
-        "p can be small where other seeds might well turn the difference round."
+    tests = (
+        " The permutation test exchanges the two methods person by person and takes the trainings as they are, so that "
+        "its p can be small where other seeds might well turn the difference round."
     )
-    return chance + "\n\n" + "\n".join(lines)
+    return f"{_in_general(differences, baseline)}{tests}\n\n" + "\n".join(lines)
+
+
+def _in_general(differences: pd.DataFrame, baseline: str) -> str:
+    n = len(differences)
+    return (
+        f"Differences to {baseline} on the same pairs. The interval ({CONFIDENCE:.0%}) resamples "
+        f"{_over(differences)}; where it holds zero, the difference is not told from chance. Of {n} "
+        f"comparisons {number(n * (1 - CONFIDENCE), decimals=1)} would exclude zero by chance alone."
+    )
+
+
+def _sorted_lines(differences: pd.DataFrame) -> list[str]:
+    """A line a test set: who is higher, who is lower, who is not told from chance, each from the largest difference."""
+    lines = []
+    for test_set, of_set in differences.groupby("test_set", sort=False):
+        told = [(row["difference"], (row["low"], row["high"]), str(row["method"])) for row in of_set.to_dict("records")]
+        lines.append(f"- **{test_set}** – {differences_in_a_line(told, decimals=2)}.")
+    return lines
 
 
 def readable_trials(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

@@ -237,16 +237,14 @@ def describe_gaps(gaps: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def similarity_summary_figure(
-    table: pd.DataFrame, *, threshold: float = 0.3, words: str = "Cosine similarity of two identities"
-) -> LabelledFigure:
+def similarity_summary_figure(table: pd.DataFrame, *, threshold: float = 0.3, pairs: str = "") -> LabelledFigure:
     """Draw mean, rms, 95th percentile and share above the threshold of prototypes and features, one dot a seed.
 
     Args:
         table: One row a method, seed and `what` (`prototypes` or `features`), with the columns `mean`, `rms`, `p95` and
             `share_above`; methods and `what` are drawn in the order of their first row.
         threshold: What `share_above` was counted with.
-        words: What was measured, below the panels.
+        pairs: Which identities were compared, as in `child–child`.
 
     Returns:
         The figure, one panel a quantity; bars are means over seeds, hollow dots single seeds.
@@ -269,7 +267,8 @@ def similarity_summary_figure(
         grid[-1].xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
         grid[0].set_yticks(centres, kinds)
         grid[0].set_ylim(len(kinds) * (len(styles) + 1) - 1.3, -0.8)
-        figure.supxlabel(words, fontsize=8.5)
+        kind = f" ({pairs})" if pairs else ""
+        figure.supxlabel(f"Cosine similarity of two identities{kind}", fontsize=8.5)
         handles = method_handles(styles, line=True)
         if len(set(table["seed"])) > 1:
             handles.append(Line2D([], [], color="#7F7F7F", linestyle="", marker="|", markersize=9, markeredgewidth=1.8,

@@ -11,7 +11,7 @@ from interproto_lib.analysis.statistics import PairedDifference, paired_differen
 from interproto_lib.views.accuracies import draw_interval
 from interproto_lib.views.layout import method_rows
 from interproto_lib.views.style import LabelledFigure, MethodStyle, figure_style, method_styles, sentence_figure
-from interproto_lib.views.wording import listed, number, signed
+from interproto_lib.views.wording import METHODS_TOLD_ONE_BY_ONE, differences_in_a_line, listed, number, signed
 
 _SEED_SIZE = 3.6
 _BELOW = 0.36
@@ -92,7 +92,8 @@ def describe_paired_differences(
         decimals: Digits after the point.
 
     Returns:
-        A Markdown list of one line a measure and method, after a sentence that says what the numbers are. A difference
+        A Markdown list of one line a measure and method (of more than `METHODS_TOLD_ONE_BY_ONE` methods, one line a
+        measure), after a sentence that says what the numbers are. A difference
         whose interval holds 0 is not told from chance, whatever the sign of the mean; that a single seed has no
         interval is said once, before its lines.
     """
@@ -101,16 +102,24 @@ def describe_paired_differences(
     differences = paired_differences(table, confidence=confidence)
     with_interval, single = [], []
     for measure in dict.fromkeys(measure for measure, _ in differences):
-        for (of, method), difference in differences.items():
-            if of != measure:
-                continue
-            line = f"- {measure}: {method} {signed(scale * difference.mean, decimals=decimals)}"
-            if difference.interval is None:
-                single.append(line)
-                continue
-            low, high = (number(scale * bound, decimals=decimals) for bound in difference.interval)
-            verdict = "" if difference.excludes_zero else ", not told from chance"
-            with_interval.append(f"{line} ({low} to {high}){verdict}")
+        of_measure = {method: difference for (of, method), difference in differences.items() if of == measure}
+        judged = [
+            (scale * difference.mean, (scale * difference.interval[0], scale * difference.interval[1]), method)
+            for method, difference in of_measure.items()
+            if difference.interval is not None
+        ]
+        if len(judged) > METHODS_TOLD_ONE_BY_ONE:
+            with_interval.append(f"- **{measure}** – {differences_in_a_line(judged, decimals=decimals)}.")
+            judged = []
+        for mean, interval, method in judged:
+            low, high = (number(bound, decimals=decimals) for bound in interval)
+            verdict = "" if of_measure[method].excludes_zero else ", not told from chance"
+            with_interval.append(f"- {measure}: {method} {signed(mean, decimals=decimals)} ({low} to {high}){verdict}")
+        single += [
+            f"- {measure}: {method} {signed(scale * difference.mean, decimals=decimals)}"
+            for method, difference in of_measure.items()
+            if difference.interval is None
+        ]
     parts = []
     if with_interval:
         n_seeds = sorted({difference.n for difference in differences.values() if difference.n > 1})

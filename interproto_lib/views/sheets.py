@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from interproto_lib.data.manifests import CHILD_BELOW_YEARS
 from interproto_lib.errors import DatasetError
@@ -22,6 +22,8 @@ from interproto_lib.views.style import (
 
 _NAME_INCHES = 0.8
 _LABEL_INCHES = 0.19
+_LEGEND_INCHES = 0.26
+_CHILD_FRAME, _FRAME = 2.6, 1.0
 
 
 def contact_sheet_rows(
@@ -99,7 +101,7 @@ def contact_sheet_figure(
     side = (PAGE_WIDTH_INCHES - _NAME_INCHES) / max(n_columns, 6)
     is_child = ages < child_below_years
     description = f"Contact sheet of {len(rows)} identities, {is_child.sum()} of {len(images)} images show a child."
-    width, height = _NAME_INCHES + side * n_columns, (side + _LABEL_INCHES) * len(rows) + 0.04
+    width, height = _NAME_INCHES + side * n_columns, (side + _LABEL_INCHES) * len(rows) + _LEGEND_INCHES
     with figure_style():
         figure = new_figure(width, height, description=description)
         figure.set_layout_engine("none")
@@ -116,7 +118,24 @@ def contact_sheet_figure(
                 _draw_face(
                     axes, images[position], ages[position], left=left, top=top, side=side, is_child=is_child[position]
                 )
+        handles = _frames(ages, is_child, child_below_years)
+        figure.legend(handles=handles, loc="lower center", ncols=3, handlelength=1.2, borderaxespad=0.3)
     return figure
+
+
+def _frames(ages_years: np.ndarray, is_child: np.ndarray, child_below_years: float) -> list[Patch]:
+    """Say what the frames mean that are there."""
+    unlabelled = np.isnan(ages_years)
+    kinds = (
+        (is_child, CHILD_COLOUR, f"child, below {child_below_years:g} years", _CHILD_FRAME),
+        (~is_child & ~unlabelled, ADULT_COLOUR, "older", _FRAME),
+        (unlabelled, UNLABELLED_COLOUR, "age not known", _FRAME),
+    )
+    return [
+        Patch(facecolor="none", edgecolor=colour, linewidth=width, label=label)
+        for there, colour, label, width in kinds
+        if there.any()
+    ]
 
 
 def _draw_face(
@@ -127,7 +146,7 @@ def _draw_face(
     left, right, top, bottom = left + 0.03, left + side - 0.03, top + 0.03, top + side - 0.03
     axes.imshow(image, interpolation="lanczos", extent=(left, right, bottom, top), aspect="auto")
     frame = Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour)
-    frame.set_linewidth(2.6 if is_child else 1.0)
+    frame.set_linewidth(_CHILD_FRAME if is_child else _FRAME)
     axes.add_patch(frame)
     weight = "bold" if is_child else "normal"
     axes.text((left + right) / 2, top - 0.03, label, ha="center", va="bottom", fontsize=7.5, fontweight=weight)

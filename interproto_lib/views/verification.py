@@ -201,10 +201,11 @@ def describe_roc(test_sets: Mapping[str, RocCurves], *, rates: Sequence[float] =
     lines = []
     asked = listed([f"{100 * rate:g} %" for rate in rates])
     for name, of_set in test_sets.items():
+        words = cohort_words(name)
         resolved = [rate for rate in rates if rate * of_set.n_different >= RESOLVED_FROM_ERRORS]
         if not resolved:
             lines.append(
-                f"- {name}: {of_set.n_different:,} pairs of two people are too few for a false match rate of "
+                f"- {words}: {of_set.n_different:,} pairs of two people are too few for a false match rate of "
                 f"{100 * max(rates):g} % (it takes {RESOLVED_FROM_ERRORS / max(rates):,.0f})."
             )
             continue
@@ -215,8 +216,9 @@ def describe_roc(test_sets: Mapping[str, RocCurves], *, rates: Sequence[float] =
                 of_seeds = 100 * _true_match_rate(curves, np.array([rate]))[:, 0]
                 found.append(f"{of_seeds.mean():.1f} % ({method}{_spread(of_seeds)})")
         lines.append(
-            f"- {name}: at a false match rate of {100 * rate:g} % (the smallest of {asked} that {of_set.n_different:,} "
-            f"pairs of two people resolve) of the {of_set.n_same:,} pairs of one person match {listed(found)}."
+            f"- {words}: at a false match rate of {100 * rate:g} % (the smallest of {asked} that "
+            f"{of_set.n_different:,} pairs of two people resolve) of the {of_set.n_same:,} pairs of one person match "
+            f"{listed(found)}."
         )
     return "\n".join(lines)
 
@@ -296,8 +298,8 @@ def describe_scores(scores: Mapping[str, Mapping[str, JudgedScores]]) -> str:
         for method, judged in of_set.items():
             same, different = judged.cosine[judged.same], judged.cosine[~judged.same]
             line = (
-                f"- {name}, {method}: the mean cosine is {number(float(same.mean()))} for pairs of one person and "
-                f"{number(float(different.mean()))} for pairs of two"
+                f"- {cohort_words(name)}, {method}: the mean cosine is {number(float(same.mean()))} for pairs of one "
+                f"person and {number(float(different.mean()))} for pairs of two"
             )
             if judged.threshold is not None:
                 missed, matched = np.mean(same < judged.threshold), np.mean(different >= judged.threshold)

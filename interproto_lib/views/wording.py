@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from interproto_lib.config import EvaluationConfig
 
+METHODS_TOLD_ONE_BY_ONE = 4
+"""Of more methods a list of differences has one line a test set or measure, not one a method."""
+
 
 def number(value: float, *, decimals: int = 3) -> str:
     """Write a number with a true minus sign, and never as minus zero.
@@ -65,6 +68,28 @@ def compared(difference: float, *, decimals: int = 3, unit: str = "", more: str 
     if round(difference, decimals) == 0:
         return f"the same to {decimals} decimal{'' if decimals == 1 else 's'}"
     return f"{abs(difference):,.{decimals}f}{unit} {more if difference > 0 else less}"
+
+
+def differences_in_a_line(differences: Iterable[tuple[float, tuple[float, float], str]], *, decimals: int) -> str:
+    """Say which differences are told from chance and which are not, the largest first.
+
+    Args:
+        differences: Difference, interval and name of each.
+        decimals: Digits after the point.
+
+    Returns:
+        The words, without a full stop.
+
+    Example:
+        >>> differences_in_a_line([(-0.2, (-0.5, 0.1), "a"), (1.0, (0.5, 1.5), "b")], decimals=1)
+        'higher: b +1.0 [+0.5, +1.5]; not told from chance: a −0.2 [−0.5, +0.1]'
+    """
+    told: dict[str, list[str]] = {"higher": [], "lower": [], "not told from chance": []}
+    for difference, (low, high), name in sorted(differences, key=lambda one: -abs(one[0])):
+        word = "higher" if low > 0 else "lower" if high < 0 else "not told from chance"
+        interval = f"[{signed(low, decimals=decimals)}, {signed(high, decimals=decimals)}]"
+        told[word].append(f"{name} {signed(difference, decimals=decimals)} {interval}")
+    return "; ".join(f"{word}: {', '.join(names)}" for word, names in told.items() if names)
 
 
 def listed(words: Sequence[str]) -> str:
