@@ -92,14 +92,16 @@ points, table = points_in_clusters({n})""",
     "ProjectionExplorer(points, table)",
 )
 
-LISTEN = "() => document.addEventListener('interproto:drawn', () => window.drawn?.push(performance.now()))"
+LISTEN = """() => document.addEventListener('interproto:drawn', ({target}) => {
+    if (!window.drawn.has(target)) window.drawn.set(target, performance.now());
+})"""
 
 RUN_AND_DRAW = """async () => {
-    window.drawn = [];
+    window.drawn = new Map();  // panel -> when its first picture was there
     const begin = performance.now();
     await window.jupyterapp.commands.execute('notebook:run-cell');
-    while (window.drawn.length < 2) await new Promise(requestAnimationFrame);
-    return (window.drawn[1] - begin) / 1000;
+    while (window.drawn.size < 2) await new Promise(requestAnimationFrame);
+    return (Math.max(...window.drawn.values()) - begin) / 1000;
 }"""
 
 

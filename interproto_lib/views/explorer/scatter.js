@@ -8,7 +8,7 @@ import { PanelOverlay } from "./panel_overlay.js";
 const LARGEST_ZOOM = 400;
 const HOVER_RADIUS = 14; // pixels of the page
 const KEYBOARD_STEP = 0.08; // of the panel's width
-const SIDE_IN_MOTION = 800; // pixels of a panel while it moves: a sharp screen has four times as many as a person then sees
+const SIDE_IN_MOTION = 800; // pixels of a panel while it is zoomed: a sharp screen has four times as many as a person then sees
 
 /** A panel of points; `on` holds the callbacks hover(row), choose(row), select(rows, event) and view(view). */
 export class ScatterPanel {
@@ -92,12 +92,12 @@ export class ScatterPanel {
     clearTimeout(this.resting);
   }
 
-  /** Fit the pixels to the screen; while the points move, to fewer of them. */
+  /** Fit the pixels to the screen; while it is zoomed, and all points are drawn in every frame, to fewer of them. */
   #resize() {
     this.width = this.box.clientWidth;
     if (!this.width) return;
     const sharp = devicePixelRatio || 1;
-    this.ratio = this.moving ? Math.min(sharp, Math.max(1, SIDE_IN_MOTION / this.width)) : sharp;
+    this.ratio = this.zooming ? Math.min(sharp, Math.max(1, SIDE_IN_MOTION / this.width)) : sharp;
     const side = Math.round(this.width * this.ratio);
     if (side === this.canvas.width) return;
     [this.canvas.width, this.canvas.height] = [side, side];
@@ -150,17 +150,20 @@ export class ScatterPanel {
 
   #setOwnView(view) {
     const inside = (value) => Math.max(0, Math.min(1, value));
-    this.view = { x: inside(view.x), y: inside(view.y), zoom: Math.max(0.5, Math.min(LARGEST_ZOOM, view.zoom)) };
+    const zoom = Math.max(0.5, Math.min(LARGEST_ZOOM, view.zoom));
+    if (zoom !== this.view.zoom && !this.zooming) {
+      this.zooming = true;
+      this.#resize();
+    }
+    this.view = { x: inside(view.x), y: inside(view.y), zoom };
     this.redraw();
-    this.moving = true;
-    this.#resize();
     clearTimeout(this.resting);
     this.resting = setTimeout(() => this.#rest(), 250);
   }
 
   /** The hand rests: draw sharply, and tell where the view is. */
   #rest() {
-    this.moving = false;
+    this.zooming = false;
     this.#resize();
     this.on.view(this.view);
   }
