@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,13 +23,17 @@ _OFFLINE_TEMPLATE = """{% extends 'lab/index.html.j2' %}
 {% block jupyter_widgets %}{% endblock %}
 """
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_WIDGET_CODE = re.compile(r"\w+\(.*\)|<.* object at 0x\w+>", re.DOTALL)
+_NEEDS_KERNEL = "needs a running kernel"
+_WIDGET_WORDS = f"A view stands here in JupyterLab. It {_NEEDS_KERNEL}: open the notebook there and run its cells."
 
 
 def export_html(notebook: str | Path, output: str | Path, *, siblings: Iterable[str] = ()) -> Path:
     """Write an executed notebook as one self-contained HTML file.
 
     Pictures and styles are inside the file, formulas become MathML, which browsers show by themselves, and plotly
-    figures bring plotly's script once. Prose and outputs are shown, code is left out. Of a widget the text remains.
+    figures bring plotly's script once. Prose and outputs are shown, code is left out. In the place of a widget stand
+    words: that it needs a running kernel, or those that it brings.
 
     Args:
         notebook: The executed `.ipynb` file.
@@ -91,11 +96,22 @@ def _prepare(content: Any, siblings: frozenset[str]) -> FormulaMarks:
             cell.source = marked(cell.source)
         for output in cell.get("outputs", []):
             data = output.get("data", {})
-            data.pop(_WIDGET_VIEW, None)  # shows nothing without a kernel; its text stays
+            if data.pop(_WIDGET_VIEW, None) is not None:
+                _say_of_widget(data)
             if "text/markdown" in data:
                 data["text/markdown"] = marked(data["text/markdown"])
             plotly |= _inline_plotly(data, first=not plotly)
     return formulas
+
+
+def _say_of_widget(data: Any) -> None:
+    """Put words in the place of a widget, which shows nothing without a kernel; other text of it stays as it is."""
+    text = str(data.get("text/plain", "")).strip()
+    if not text or _WIDGET_CODE.fullmatch(text):
+        text = _WIDGET_WORDS
+    if _NEEDS_KERNEL in text:
+        style = "border-left: 4px solid #8a8a8a; padding: 4px 10px; margin: 0"
+        data["text/html"] = f'<p style="{style}">{html.escape(text)}</p>'
 
 
 def _inline_plotly(data: Any, *, first: bool) -> bool:

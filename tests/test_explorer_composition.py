@@ -16,6 +16,7 @@ from explored_runs import manifest_of, train_experiment, write_run
 
 from interproto_lib.analysis import ProjectionQuality
 from interproto_lib.errors import ConfigError
+from interproto_lib.html import export_html
 from interproto_lib.views.explorer import (
     ProjectionExplorer,
     SimilarityExplorer,
@@ -286,6 +287,10 @@ def test_the_notebook_runs_without_a_browser(experiment, tmp_path):
     assert sum("image/png" in kind for kind in kinds) == 4
     assert sum("application/vnd.jupyter.widget-view+json" in kind for kind in kinds) >= 3
     assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stderr"] == []
+    page = export_html(out, tmp_path / "page.html").read_text(encoding="utf-8")
+    for name in ("The similarity explorer", "The pair explorer"):
+        assert f"{name} stands here in JupyterLab. It needs a running kernel" in page
+    assert page.count("It needs a running kernel") == 3
     record = json.loads((experiment / "results" / f"{NOTEBOOK}.json").read_text())
     parameters = set(papermill.inspect_notebook(str(REPO / "notebooks" / f"{NOTEBOOK}.ipynb"))) - {"runs_dir"}
     assert parameters <= set(record["parameters"])

@@ -93,6 +93,41 @@ def test_plotly_figures_bring_their_script_once(tmp_path):
     assert remote_loads(page) == []
 
 
+VIEW = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}}
+
+
+@pytest.mark.parametrize(
+    "code", ["VBox(children=(HTML(value='x'),\n Text(value='')))", "<own.View object at 0x7f884bde3b90>", ""]
+)
+def test_in_the_place_of_a_widget_stands_that_it_needs_a_kernel(tmp_path, code):
+    page = export(tmp_path, output({**VIEW, "text/plain": code}))
+    assert page.count("It needs a running kernel: open the notebook there and run its cells.</p>") == 1
+    assert "VBox" not in page
+    assert "object at" not in page
+    assert remote_loads(page) == []
+
+
+def test_a_progress_bar_stays_as_it_ended(tmp_path):
+    page = export(tmp_path, output({**VIEW, "text/plain": "100%|####| 8/8 [00:01&lt;]"}))
+    assert "100%|####| 8/8" in page
+    assert "running kernel" not in page
+
+
+def test_the_explorers_say_what_they_are(tmp_path):
+    import numpy as np
+
+    from interproto_lib.views.explorer.similarity_map import Side, SimilarityMap
+    from interproto_lib.views.explorer.tiles import LinkedMatrices, MatrixTerm, TermMatrix
+
+    term = MatrixTerm(rows=np.eye(3, dtype=np.float32), columns=np.eye(3, dtype=np.float32))
+    shown = SimilarityMap(LinkedMatrices([TermMatrix(terms=(term,))]), ["run"], Side(names=["a", "b", "c"]))
+    data, _ = shown._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in data
+    page = export(tmp_path, output(data))
+    assert "<p style" in page
+    assert "The similarity map stands here in JupyterLab. It needs a running kernel" in page
+
+
 def test_links_to_notebooks_lead_to_their_pages(tmp_path):
     text = "see [one](01_one.ipynb), [other](../notebooks/02_other.ipynb) and [the text](notes.md)"
     path = tmp_path / "page.ipynb"

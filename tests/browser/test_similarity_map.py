@@ -10,6 +10,7 @@ import pytest
 from answered_page import AnsweredPage, answered_page
 from playwright.sync_api import Browser, expect
 
+from interproto_lib.errors import ConfigError
 from interproto_lib.views.explorer.matrix_colours import palette_bytes, value_codes
 from interproto_lib.views.explorer.similarity_map import Side, SimilarityMap
 from interproto_lib.views.explorer.tiles import LinkedMatrices, MatrixTerm, TermMatrix
@@ -254,6 +255,39 @@ def test_a_kernel_that_is_gone_is_said(shown):
     shown.answering = False
     shown.page.mouse.move(*point_of(shown, 10, 10))
     expect(shown.page.get_by_role("alert")).to_contain_text("The kernel does not answer", timeout=9000)
+
+
+def test_what_is_wrong_is_said_and_taken_back_once_it_is_not(shown, screenshots):
+    notice, page = shown.page.get_by_role("alert"), shown.page
+    expect(notice).to_be_hidden()
+    shown.answering = False
+    page.mouse.move(*point_of(shown, 10, 10))
+    expect(notice).to_contain_text("The kernel does not answer", timeout=9000)
+    tile = shown.widget._matrices.tile
+
+    def failing(*_, **__):
+        raise ConfigError("Tiles are out of order.")
+
+    shown.widget._matrices.tile = failing
+    shown.answering = True
+    shown.widget.problem = "The highest values cannot be computed."
+    shown.push("problem")
+    page.get_by_role("button", name="Zoom in").click()
+    expect(notice).to_contain_text("Tiles are out of order.")
+    expect(notice).not_to_contain_text("The kernel does not answer")  # it did
+    expect(notice.locator("div")).to_have_count(2)
+    assert page.locator(".ip-view").get_attribute("data-waiting") == "false"
+    page.screenshot(path=screenshots / "similarity_map_problems.png")
+    page.wait_for_timeout(2500)  # the question that was not answered holds up the next one no longer
+    page.mouse.move(*point_of(shown, 12, 15))  # an answer of another kind says nothing of tiles
+    expect(page.locator(".ip-cell-line")).to_contain_text("row-0")
+    expect(notice.locator("div")).to_have_count(2)
+    shown.widget._matrices.tile = tile
+    page.get_by_role("button", name="Zoom out").click()
+    expect(notice.locator("div")).to_have_count(1)
+    shown.widget.problem = ""
+    shown.push("problem")
+    expect(notice).to_be_hidden()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -50,6 +50,24 @@ def read_script(name: str) -> str:
     return "\n".join(parts.values())
 
 
+def with_words(bundle: Any, name: str) -> Any:
+    """Put words beside a widget for where no kernel runs, such as a page made of the notebook, in place of its code.
+
+    Args:
+        bundle: What the `_repr_mimebundle_` of the widget gave: the data, or the data and its metadata.
+        name: What the widget is, as in `The similarity explorer`.
+
+    Returns:
+        The bundle with the words as its plain text.
+    """
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    data["text/plain"] = (
+        f"{name} stands here in JupyterLab. It needs a running kernel: open the notebook there and run its cells. The "
+        "figure beside it shows the same without."
+    )
+    return bundle
+
+
 class LiveView(anywidget.AnyWidget):
     """A widget that saves its static figure and shows the code that draws it.
 
@@ -65,11 +83,17 @@ class LiveView(anywidget.AnyWidget):
     code = traitlets.Unicode("").tag(sync=True)
     problem = traitlets.Unicode("").tag(sync=True)
 
+    view_name = "A view to walk around in"
+    """What stands in its place where no kernel runs, see `with_words`."""
+
     def __init__(self, *, draw_figure: Callable[[], LabelledFigure], figure_name: str, **state: Any) -> None:
         super().__init__(**state)
         self.draw_figure = draw_figure
         self.figure_name = figure_name
         self.on_msg(self._answer)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        return with_words(super()._repr_mimebundle_(**kwargs), self.view_name)
 
     def _answer(self, _: Any, message: Any, __: Any) -> None:
         """Answer a message of the page: `ping`, or `save_figure` with a `format`."""

@@ -40,6 +40,7 @@ class PairView(LiveView):
     """
 
     _esm = read_script("pair_explorer.js")
+    view_name = "The pair explorer"
 
     test_sets = traitlets.List(traitlets.Unicode()).tag(sync=True)
     runs = traitlets.List(traitlets.Unicode()).tag(sync=True)

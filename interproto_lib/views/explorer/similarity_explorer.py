@@ -20,6 +20,7 @@ from interproto_lib.views.explorer.confused_pane import ConfusedPane
 from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.explorer.failures import failure_words
 from interproto_lib.views.explorer.inputs import labelled_choice, row_of_inputs
+from interproto_lib.views.explorer.live_view import with_words
 from interproto_lib.views.explorer.matrix_orders import ClusterOrders, find_identity, order_sides
 from interproto_lib.views.explorer.matrix_side import IdentityNotes, side_words
 from interproto_lib.views.explorer.orders import ORDERS
@@ -434,7 +435,7 @@ class SimilarityExplorer:
         )
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        return self.widget._repr_mimebundle_(**kwargs)
+        return with_words(self.widget._repr_mimebundle_(**kwargs), "The similarity explorer")
 
 
 def _span(shown: Sequence[float] | None, n: int) -> tuple[float, float] | None:

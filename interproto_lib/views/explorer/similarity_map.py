@@ -64,6 +64,7 @@ class SimilarityMap(LiveView):
     """
 
     _esm = read_script("similarity_map.js")
+    view_name = "The similarity map"
 
     titles = traitlets.List(traitlets.Unicode()).tag(sync=True)
     n_rows = traitlets.Int(1).tag(sync=True)
