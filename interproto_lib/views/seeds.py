@@ -63,9 +63,10 @@ def paired_difference_figure(
 def _draw_difference(axes: Axes, row: float, difference: PairedDifference, style: MethodStyle, *, scale: float) -> None:
     """Draw mean and interval, and below them the seeds, so that they do not hide each other."""
     values = scale * np.asarray(difference.differences)
-    below = row if difference.interval is None else row + _BELOW
-    axes.plot(values, [below] * len(values), linestyle="", marker=style.marker, markersize=_SEED_SIZE,
-              color=style.colour, markerfacecolor="white", markeredgewidth=0.8)  # fmt: skip
+    alone = difference.interval is None
+    below = row if alone else row + _BELOW
+    axes.plot(values, [below] * len(values), linestyle="", marker=style.marker,
+              markersize=5.5 if alone else _SEED_SIZE, color=style.colour, markerfacecolor="white", markeredgewidth=0.8)  # fmt: skip
     if difference.interval is not None:
         low, high = (scale * bound for bound in difference.interval)
         draw_interval(axes, row, low, high, style)
