@@ -65,8 +65,16 @@ def _draw_difference(axes: Axes, row: float, difference: PairedDifference, style
     values = scale * np.asarray(difference.differences)
     alone = difference.interval is None
     below = row if alone else row + _BELOW
-    axes.plot(values, [below] * len(values), linestyle="", marker=style.marker,
-              markersize=5.5 if alone else _SEED_SIZE, color=style.colour, markerfacecolor="white", markeredgewidth=0.8)  # fmt: skip
+    axes.plot(
+        values,
+        [below] * len(values),
+        linestyle="",
+        marker=style.marker,
+        markersize=5.5 if alone else _SEED_SIZE,
+        color=style.colour,
+        markerfacecolor="white",
+        markeredgewidth=0.8,
+    )
     if difference.interval is not None:
         low, high = (scale * bound for bound in difference.interval)
         draw_interval(axes, row, low, high, style)
