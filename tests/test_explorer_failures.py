@@ -199,6 +199,7 @@ def test_in_a_notebook_only_the_cell_chosen_last_is_drawn(explored, monkeypatch)
     drawn = []
     draw = panes.cell_figure
     monkeypatch.setattr(panes, "cell_figure", lambda *a, **k: drawn.append(a[1].column) or draw(*a, **k))
+    monkeypatch.setattr(panes, "_kernel_loop", asyncio.get_running_loop)
     pane = panes.CellPane(explored)
 
     async def choose_quickly():
@@ -220,6 +221,7 @@ def test_in_a_notebook_only_the_cell_chosen_last_is_drawn(explored, monkeypatch)
 
 def test_a_figure_that_cannot_be_drawn_is_said(explored, monkeypatch):
     monkeypatch.setattr(panes, "cell_figure", fail(MemoryError()))
+    monkeypatch.setattr(panes, "_kernel_loop", asyncio.get_running_loop)
     pane = panes.CellPane(explored)
 
     async def choose():

@@ -80,9 +80,8 @@ class CellPane:
             for text in describe_cell(self.explored, self.reason)
         ]
         self._stop_drawing()
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # no notebook: nobody else can choose before this is drawn
+        loop = _kernel_loop()
+        if loop is None:  # nobody can choose another before this is drawn
             self._draw(texts)
             return
         self.widget.value = "".join([*texts, _hint("Drawing …")])
@@ -149,6 +148,18 @@ class CellPane:
             f'style="max-width:100%;height:auto" src="data:image/png;base64,'
             f'{base64.b64encode(file.getvalue()).decode("ascii")}">'
         )
+
+
+def _kernel_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop in which a notebook's kernel takes what the page sends; None outside of a notebook."""
+    from IPython import get_ipython
+
+    if not hasattr(get_ipython(), "kernel"):
+        return None
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _hint(text: str) -> str:
