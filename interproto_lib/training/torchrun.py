@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -166,7 +167,8 @@ class _Complaints:
         killed = sorted(found - {"Signal 15 (SIGTERM)"})  # with which torchrun ends the others
         by_signal = [f"A process was ended by {', '.join(killed)}."] if killed else []
         messages = dict.fromkeys(self.messages)
-        heard = next(iter(self.of_python.values()), None) or ([] if messages else self.others)
+        first_of_python = next(iter(self.of_python.values()), None)
+        heard: Iterable[str] = first_of_python or ([] if messages else self.others)
         last = ["The last that was heard:\n" + "\n".join(heard)] if heard or not messages else []
         return RunError(" ".join([f"The training ended with status {status}.", *by_signal, *messages, *last]))
 
