@@ -15,7 +15,9 @@ body {{ margin: 8px; background: Canvas; color: CanvasText; {extra} }}
 <div id="here"></div>
 <script type="module">
 const bytes = (text) => {{
-  const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const coded = atob(text);
+  const raw = new Uint8Array(coded.length);
+  for (let i = 0; i < raw.length; i++) raw[i] = coded.charCodeAt(i);
   return new DataView(raw.buffer);
 }};
 const state = {state};

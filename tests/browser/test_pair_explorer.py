@@ -8,29 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from playwright.sync_api import expect
-from test_projection_map import LONGEST_IMPORT_S, show  # noqa: F401 (a fixture)
+from test_projection_map import show  # noqa: F401 (a fixture)
 
 from interproto_lib.views.explorer.pair_counts import PAIR_COHORTS, SortedScores, pair_cohorts
 from interproto_lib.views.explorer.pair_explorer import PairExplorer
 
 RUNS = ("ArcFace", "Inter-Prototype")
-
-NOTEBOOK = """
-import numpy as np, pandas as pd
-from interproto_lib.views.explorer.pair_explorer import PairExplorer
-rng = np.random.default_rng(0)
-m = 900
-same = rng.random(m) < 0.5
-pairs = pd.DataFrame({"left": [f"{i}a" for i in range(m)], "right": [f"{i}b" for i in range(m)],
-    "left_identity": [f"id{i % 40:02d}" for i in range(m)], "right_identity": [f"id{i % 37:02d}" for i in range(m)],
-    "left_age_years": rng.uniform(2, 60, m), "right_age_years": rng.uniform(2, 60, m), "same": same})
-scores = {run: 0.5 * same + 0.2 * rng.normal(size=m) for run in ("ArcFace", "Inter-Prototype")}
-def read_image(path):
-    return np.full((40, 40, 3), 200 if path.endswith("a") else 30, dtype=np.uint8)
-explorer = PairExplorer({"C20": pairs}, {"C20": scores}, thresholds={"C20": {"ArcFace": 0.3}}, show_faces=True,
-    read_image=read_image, state=globals().get("explorer"))
-explorer
-"""
 
 
 def some_pairs(m, seed):
@@ -232,31 +215,3 @@ def test_dark_pages_and_large_text(show, screenshots, scheme, zoom):  # noqa: F8
         expect(page.locator("table").get_by_text(text, exact=True).first).to_be_visible()
     screenshots.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=screenshots / f"pairs_{scheme}.png", full_page=True)
-
-
-def test_in_jupyterlab_the_kernel_knows_the_threshold_and_sends_pictures(open_notebook):
-    page = open_notebook([NOTEBOOK, "explorer.threshold", "len(explorer.errors_table('false_match', 'ArcFace'))"])
-    page.run_all(timeout_s=LONGEST_IMPORT_S)
-    box = page.page.get_by_label("Threshold of ArcFace as a number")
-    box.wait_for()
-    box.fill("0.1")
-    box.press("Enter")
-    told = page.page.locator(".jp-OutputArea-output", has_text="{'ArcFace': 0.1")
-    for _ in range(20):  # the kernel hears of it when it has time
-        page.run_cell(1)
-        page.page.wait_for_timeout(500)
-        if told.count():
-            break
-    expect(told).to_be_visible()
-    page.run_cell(2)
-    errors = int(page.page.locator(".jp-OutputArea-output pre").last.inner_text())
-    expect(page.page.get_by_text(f"of {errors}")).to_be_visible()
-    page.page.get_by_role("table", name="False matches").locator("tbody tr").first.click()
-    expect(page.page.locator(".ip-faces img")).to_have_count(2)
-    page.theme("dark")
-    page.picture("pairs_lab_dark", page.page.locator(".ip-view"))
-    with page.page.expect_download() as saved:
-        page.page.get_by_role("button", name="Save figure (PNG)").click()
-    assert saved.value.suggested_filename == "pair_scores.png"
-    page.run_cell(0)
-    expect(page.page.get_by_label("Threshold of ArcFace as a number")).to_have_value("0.1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import re
 
 import numpy as np
 import pandas as pd
@@ -18,20 +17,6 @@ from interproto_lib.views.explorer.projection_explorer import ProjectionExplorer
 
 RUNS = ("ArcFace", "Inter-Prototype")
 N = 600
-LONGEST_IMPORT_S = 300  # a notebook's first import takes eight seconds, many times as long where others compute
-
-NOTEBOOK = """
-import numpy as np, pandas as pd
-from interproto_lib.views.explorer.projection_explorer import ProjectionExplorer
-rng = np.random.default_rng(0)
-n = 120
-prototypes = {run: rng.normal(size=(n, 8)).astype(np.float32) for run in ("ArcFace", "Inter-Prototype")}
-identities = pd.DataFrame({"identity": [f"id{i:03d}" for i in range(n)], "is_child": np.arange(n) % 4 == 0,
-    "age_years": rng.uniform(3, 60, n), "n_images": rng.integers(2, 90, n)})
-points = {"t-SNE": {run: rows[:, :2].copy() for run, rows in prototypes.items()}}
-explorer = ProjectionExplorer(points, identities, prototypes=prototypes, state=globals().get("explorer"))
-explorer
-"""
 
 
 def explorer(n=N, **options):
@@ -433,32 +418,3 @@ def test_without_a_kernel_nothing_is_asked_of_it(show):
     assert page.evaluate("() => window.sent") == []
     expect(page.get_by_text("Save figure")).to_have_count(0)
     expect(page.get_by_role("button", name="Copy code")).to_be_visible()
-
-
-def test_in_jupyterlab_the_selection_reaches_the_next_cell_and_a_restart_is_said(open_notebook):
-    page = open_notebook([NOTEBOOK, "explorer.selected_table()"])
-    page.run_all(timeout_s=LONGEST_IMPORT_S)
-    box = panel(page.page)
-    box.wait_for()
-    box.scroll_into_view_if_needed()
-    page.page.get_by_label("Drag to").select_option("rectangle")
-    corners = on_screen(page.page, np.array([[0.3, 0.3], [0.6, 0.7]]))
-    draw_path(page.page, corners.tolist())
-    text = page.page.locator("[role=status]", has_text="selected").inner_text()
-    count = int(re.match(r"(\d+) selected", text)[1])
-    assert count > 5
-    page.run_cell(1)
-    expect(page.page.locator(".jp-RenderedHTMLCommon table tbody tr")).to_have_count(count)
-    page.theme("dark")
-    page.picture("projection_lab_dark", page.page.locator(".ip-view"))
-    with page.page.expect_download() as saved:
-        page.page.get_by_role("button", name="Save figure (SVG)").click()
-    assert saved.value.suggested_filename == "projection.svg"
-    page.page.get_by_role("button", name="Copy code").click()
-    code = page.page.get_by_label("Code of the static figure")
-    assert "projection_figure(" in code.input_value()
-    page.run_cell(0)
-    expect(page.page.locator("[role=status]", has_text=f"{count} selected")).to_have_count(1)
-    page.restart_kernel()
-    panel(page.page).hover()
-    expect(page.page.locator(".ip-notice")).to_contain_text("The kernel does not answer", timeout=20_000)
