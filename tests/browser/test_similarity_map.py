@@ -240,8 +240,8 @@ def test_other_matrices_take_the_place(shown):
     shown.widget.show(
         LinkedMatrices([TermMatrix(terms=(term,))]),
         ["identity"],
-        Side(names=list("abcdefgh")),
-        Side(names=list("wxyz")),
+        Side(names=list("abcdefgh"), kinds=np.ones(8, dtype=np.uint8)),
+        Side(names=list("wxyz"), kinds=np.array([1, 1, 2, 1], dtype=np.uint8)),
         limit=0.6,
     )
     shown.push()
@@ -249,6 +249,7 @@ def test_other_matrices_take_the_place(shown):
     assert shown.page.locator("canvas.ip-matrix").count() == 1
     shown.widget.view = {"rows": [0, 8], "columns": [0, 4]}
     expect_colours(shown, [(0, 0), (3, 3), (7, 3), (3, 1)])
+    expect(shown.page.locator(".ip-key")).to_have_text(["child identity", "no age"])  # only what is there
 
 
 def test_a_kernel_that_is_gone_is_said(shown):

@@ -34,7 +34,7 @@ export function readPalette(bytes) {
 
 /** Kinds of identities along a side, counted up to each place, so that any stretch is summed at once. */
 export class SideMarks {
-  /** `kinds` holds 0 (no child images), 1 (child identity) or 2 (no age) a place; `marked` the places of marked ones. */
+  /** `kinds` holds 0 (no child identity), 1 (child identity) or 2 (no age) a place; `marked` the places of marked ones. */
   constructor(kinds, marked) {
     this.n = kinds.length;
     this.children = countUpTo(kinds, 1);

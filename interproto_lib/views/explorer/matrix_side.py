@@ -20,7 +20,7 @@ class Side:
     Attributes:
         names: (n,) names.
         notes: (n,) what is said of each beside its name, such as its age; None for nothing.
-        kinds: (n,) 0 without child images, 1 child identity, 2 without any age; None marks nothing.
+        kinds: (n,) 0 no child identity, 1 child identity, 2 without any age; None marks nothing.
         words: What stands along the side, as in `identities, child images`.
     """
 

@@ -148,7 +148,8 @@ class SimilarityMapView {
     const kinds = [this.rowMarks, this.columnMarks].filter((side) => side.n);
     const key = (name, text) => element("span", { class: `ip-key ip-key-${name}` }, text);
     this.legend.replaceChildren(element("span", {}, `Rows: ${this.model.get("row_words")}. Columns: ${this.model.get("column_words")}.`));
-    if (kinds.length) this.legend.append(key("child", "child identity"), key("adult", "no child images"));
+    if (kinds.some((side) => side.children[side.n])) this.legend.append(key("child", "child identity"));
+    if (kinds.some((side) => side.children[side.n] + side.unlabelled[side.n] < side.n)) this.legend.append(key("adult", "no child identity"));
     if (kinds.some((side) => side.unlabelled[side.n])) this.legend.append(key("none", "no age"));
     const nMarked = this.rowMarks.marked.length;
     if (nMarked || this.columnMarks.marked.length) this.legend.append(key("marked", `selected (${nMarked} rows, ${this.columnMarks.marked.length} columns)`));
