@@ -152,9 +152,9 @@ class CellPane:
 
 def _kernel_loop() -> asyncio.AbstractEventLoop | None:
     """The loop in which a notebook's kernel takes what the page sends; None outside of a notebook."""
-    from IPython import get_ipython
+    from ipykernel.kernelapp import IPKernelApp
 
-    if not hasattr(get_ipython(), "kernel"):
+    if not IPKernelApp.initialized():
         return None
     try:
         return asyncio.get_running_loop()
