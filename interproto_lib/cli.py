@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 from interproto_lib import __version__
 from interproto_lib.checkpoint_commands import RUNS_DIR, add_checkpoint_commands, add_runs_dir, positive, say
 from interproto_lib.errors import ConfigError, DatasetError, InterprotoError
-from interproto_lib.train_command import EXIT_ERROR, add_train_command
+from interproto_lib.train_command import EXIT_ERROR, EXIT_INTERRUPTED, add_train_command
 
 if TYPE_CHECKING:
     from interproto_lib.data.intake_report import RejectedImage
 
-EXIT_INTERRUPTED = 130
 _MADE_HERE = ("dataset.json", "packing", "rejected.csv")
 
 

@@ -134,7 +134,8 @@ class TrainConfig:
         milestones: Epochs (counted from 0) at which the learning rate is divided by 10.
         warmup_epochs: Epochs, may be a fraction, over which the learning rate rises linearly to its value.
         flip: Mirror each training image with probability one half.
-        precision: Autocast of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 on GPUs and on CPUs with AMX.
+        precision: Autocast of the backbone: `float32`, `bfloat16`, or `auto`: bfloat16 where it is fast, on GPUs
+            from Ampere on and on CPUs with AMX.
         channels_last: Keep images and convolutions in channels-last order.
         device: `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:0` and so on.
         threads: CPU threads; 0 leaves PyTorch's choice.
