@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from explored_runs import manifest_of, write_run
 
-from interproto_lib.analysis import load_embeddings
+from interproto_lib.analysis import kept_projection, load_embeddings
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import RunFolder
 from interproto_lib.views.explorer import describe_view, mean_similarities, open_explored, stored_projections
@@ -221,3 +221,17 @@ def test_projections_are_kept_until_the_prototypes_change(tmp_path):
 
     save_file({"points": kept_content}, changed.path / "projections" / "tsne-s0.safetensors")
     assert not np.array_equal(stored_projections(open_explored(changed), ["tsne"])["t-SNE"]["ArcFace"], kept_content)
+
+
+def test_places_that_notebook_04_kept_are_read(tmp_path, monkeypatch):
+    run = write_run(tmp_path, "arcface-s0", manifest_of({f"id{k:02d}": [5.0, 30.0] for k in range(14)}))
+    kept = kept_projection(run.path, run.prototypes, n_threads=1)  # as notebook 04 asks for them, of any length
+    monkeypatch.setattr("interproto_lib.analysis.kept_projections.project_prototypes", None)
+    np.testing.assert_array_equal(stored_projections(open_explored(run), ["tsne"])["t-SNE"]["ArcFace"], kept)
+
+
+def test_places_that_cannot_be_kept_are_made_and_it_is_said(tmp_path):
+    run = write_run(tmp_path, "arcface-s0", manifest_of({f"id{k:02d}": [5.0, 30.0] for k in range(14)}))
+    (run.path / "projections").write_text("in the way")
+    with pytest.warns(UserWarning, match=r"not kept\. .*projections is a file"):
+        assert stored_projections(open_explored(run), ["tsne"])["t-SNE"]["ArcFace"].shape == (14, 2)

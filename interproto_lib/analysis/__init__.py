@@ -104,6 +104,7 @@ from interproto_lib.analysis.insightface_protocol import (
     insightface_accuracy,
     insightface_accuracy_of_distances,
 )
+from interproto_lib.analysis.kept_projections import kept_projection
 from interproto_lib.analysis.permutation import PermutationResult, permutation_test
 from interproto_lib.analysis.projection import (
     ProjectionQuality,
@@ -249,6 +250,7 @@ __all__ = [
     "judge_methods",
     "judge_run",
     "judging_rules",
+    "kept_projection",
     "load_backbone",
     "load_embeddings",
     "load_scores",

@@ -47,6 +47,7 @@ class ProjectionMap(LiveView):
     """
 
     _esm = read_script("projection_map.js")
+    view_name = "The projection explorer"
 
     runs = traitlets.List(traitlets.Unicode()).tag(sync=True)
     projections = traitlets.List(traitlets.Unicode()).tag(sync=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from interproto_lib.analysis.projection import SMALLEST_PROJECTION, project_prototypes
+from interproto_lib.analysis.kept_projections import kept_projection
+from interproto_lib.analysis.projection import SMALLEST_PROJECTION
 from interproto_lib.errors import ConfigError
-from interproto_lib.files import write_arrays
 from interproto_lib.views.explorer.explored import ExploredRuns
 from interproto_lib.views.explorer.explored_run import ExploredRun
 from interproto_lib.views.projection import PROJECTION_NAMES
@@ -45,10 +44,7 @@ def stored_projections(
 def stored_projection(
     run: ExploredRun, *, method: str = "tsne", seed: int = 0, n_threads: int | None = None
 ) -> NDArray[np.float32]:
-    """Place the prototypes of a run in the plane, or read the places that were kept.
-
-    They are kept in the folder `projections` of the run, with a hash of the prototypes that they were made from; other
-    prototypes, or other identities, are projected anew.
+    """Place the prototypes of a run in the plane, or read the places that were kept, also by notebook 04.
 
     Args:
         run: A run with prototypes.
@@ -57,26 +53,11 @@ def stored_projection(
         n_threads: Threads; None takes those torch and OpenMP are set to.
 
     Returns:
-        (n, 2) float32, row i for identity i.
+        (n, 2) float32, row i for identity i; see `kept_projection`.
 
     Raises:
         ConfigError: The run has no prototypes, or they cannot be projected in this way.
-        WriteError: The places cannot be kept.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     if run.prototypes is None:
         raise ConfigError(f"{run.name} has no prototypes here, so there is nothing to project.")
-    made_from = hashlib.sha256(np.ascontiguousarray(run.prototypes).tobytes()).digest()
-    path = run.run.path / "projections" / f"{method}-s{seed}.safetensors"
-    if path.is_file():
-        try:
-            kept = load_file(path)
-            if kept["made_from"].tobytes() == made_from and kept["points"].shape == (run.n_identities, 2):
-                return kept["points"]
-        except (SafetensorError, KeyError):
-            pass  # damaged: made anew
-    points = project_prototypes(run.prototypes, method=method, seed=seed, n_threads=n_threads)
-    write_arrays(path, {"points": points, "made_from": np.frombuffer(made_from, dtype=np.uint8)})
-    return points
+    return kept_projection(run.run.path, run.prototypes, method=method, seed=seed, n_threads=n_threads)
