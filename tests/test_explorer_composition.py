@@ -314,3 +314,14 @@ def test_without_runs_the_notebook_says_what_to_run_first(tmp_path):
     )
     assert call.returncode == 2
     assert "notebooks/02_train.ipynb" in call.stderr
+
+
+def test_outside_of_a_notebook_the_explorer_leaves_no_trace_of_one():
+    """Progress bars look among the imported modules for the kernel's: with it they draw as in a notebook."""
+    program = (
+        "import sys\n"
+        "from interproto_lib.views.explorer.cell_pane import _kernel_loop\n"
+        "assert _kernel_loop() is None\n"
+        "assert 'ipykernel.zmqshell' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import html
 import io
+import sys
 from collections.abc import Sequence
 
 import ipywidgets
@@ -152,9 +153,8 @@ class CellPane:
 
 def _kernel_loop() -> asyncio.AbstractEventLoop | None:
     """The loop in which a notebook's kernel takes what the page sends; None outside of a notebook."""
-    from ipykernel.kernelapp import IPKernelApp
-
-    if not IPKernelApp.initialized():
+    kernels = sys.modules.get("ipykernel.kernelapp")  # not imported: tqdm would take that for a notebook
+    if kernels is None or not kernels.IPKernelApp.initialized():
         return None
     try:
         return asyncio.get_running_loop()
