@@ -47,6 +47,11 @@ A run may go on, or be given back, with other values of these; every other setti
 and the softmax's chunks change the order of additions, hence the last bits of a result, never its meaning; so does the
 number of processes, which is no setting. `keep_every_epoch` is not among them: it decides which files a run has."""
 
+INTER_PROTOTYPE_SETTINGS: frozenset[str] = frozenset(
+    {"inter_prototype", "ip_reduction", "ip_weight", "min_child_images", "child_below_years", "unlabelled_as_years"}
+)
+"""Training settings of the Inter-Prototype loss: runs with and without it that are equal otherwise differ in these."""
+
 
 def from_namespace(settings: type[Settings], namespace: Mapping[str, Any], **named: Any) -> Settings:
     """Make settings from the variables of a notebook, where every setting is a parameter.

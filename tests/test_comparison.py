@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from toy import toy_dataset
+from toy import tiny, toy_dataset
 
 from interproto_lib.analysis import (
     Embeddings,
@@ -39,6 +39,7 @@ from interproto_lib.analysis import (
     save_embeddings,
     similarity_measures,
     similarity_table,
+    two_side_by_side,
 )
 from interproto_lib.config import EvaluationConfig, TrainConfig
 from interproto_lib.data import save_dataset
@@ -287,6 +288,26 @@ def test_runs_of_one_seed_are_drawn():
         runs_of_seed(runs, 0)
     with pytest.raises(RunError, match="no seed is shared"):
         runs_of_seed({"a": runs["a"][:1], "b": runs["b"]})
+
+
+def test_two_methods_side_by_side_differ_in_the_loss_where_any_do():
+    def method(**settings):
+        return [SimpleNamespace(config=tiny(**settings))]
+
+    plain = method(inter_prototype="none")
+    others = {
+        "cosface": method(inter_prototype="none", margin_loss="cosface"),
+        "on-all": method(inter_prototype="all", seed=3, threads=2),
+        "sum": method(inter_prototype="child", ip_reduction="sum"),
+        "mean": method(inter_prototype="child", ip_reduction="mean"),
+    }
+    assert list(two_side_by_side({"arcface": plain, **others})) == ["arcface", "sum"]
+    assert list(two_side_by_side({"arcface": plain, "cosface": others["cosface"], "on-all": others["on-all"]})) == [
+        "arcface",
+        "on-all",
+    ]
+    assert list(two_side_by_side({"arcface": plain, "cosface": others["cosface"]})) == ["arcface", "cosface"]
+    assert list(two_side_by_side({"arcface": plain})) == ["arcface"]
 
 
 AGES = {"a": [5, 8, 30], "b": [4, 40, 50], "c": [6, 7, 9], "d": [30, 31, NAN]}

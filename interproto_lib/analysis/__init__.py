@@ -57,6 +57,7 @@ from interproto_lib.analysis.comparison import (
     runs_of_seed,
     similarity_measures,
     similarity_table,
+    two_side_by_side,
 )
 from interproto_lib.analysis.embedding import (
     Embeddings,
@@ -297,4 +298,5 @@ __all__ = [
     "trial_cells",
     "trial_differences",
     "trial_results",
+    "two_side_by_side",
 ]

@@ -14,6 +14,7 @@ from interproto_lib.analysis.comparison import comparison_results, held_out_accu
 from interproto_lib.analysis.embedding import load_embeddings
 from interproto_lib.analysis.published import paper_row, published_table
 from interproto_lib.analysis.similarity_summary import summarise_similarity
+from interproto_lib.config import INTER_PROTOTYPE_SETTINGS
 from interproto_lib.deciding_settings import deciding_settings
 from interproto_lib.errors import ConfigError, RunError
 from interproto_lib.runs import Result, RunFolder
@@ -33,9 +34,6 @@ ABLATION_COLUMNS = (
 """Columns of `ablation_table`."""
 
 _DIFFERENCE_UNITS = {"percent": "percentage points", "cosine": "cosine"}
-_LOSS_SETTINGS = frozenset(
-    {"inter_prototype", "ip_reduction", "ip_weight", "min_child_images", "child_below_years", "unlabelled_as_years"}
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,7 +318,7 @@ def _references(settings: Mapping[str, Mapping[str, Any]], baseline: str) -> dic
             for other, of_other in settings.items()
             if of["inter_prototype"] != "none"
             and of_other["inter_prototype"] == "none"
-            and set(_differing({method: of, other: of_other})) <= _LOSS_SETTINGS
+            and set(_differing({method: of, other: of_other})) <= INTER_PROTOTYPE_SETTINGS
         ]
         reference = twins[0] if twins else first
         if reference != method:

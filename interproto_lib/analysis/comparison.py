@@ -21,6 +21,7 @@ from interproto_lib.analysis.similarity_summary import (
     summarise_similarity,
 )
 from interproto_lib.analysis.statistics import mean_and_std, paired_differences
+from interproto_lib.config import INTER_PROTOTYPE_SETTINGS, UNDECISIVE_SETTINGS
 from interproto_lib.errors import ConfigError, DatasetError, RunError
 from interproto_lib.runs import Result, RunFolder, read_results
 
@@ -83,6 +84,30 @@ def runs_of_seed(methods: Mapping[str, Sequence[RunFolder]], seed: int | None = 
         raise RunError(f"Cannot draw methods side by side: {wanted} ({there}). Train the missing runs with 02_train.")
     chosen = shared[0] if seed is None else seed
     return {method: runs[seeds[method].index(chosen)] for method, runs in methods.items()}
+
+
+def two_side_by_side(methods: Mapping[str, Sequence[RunFolder]]) -> dict[str, Sequence[RunFolder]]:
+    """Choose two methods to look at side by side: the first, and the other one that tells most about the loss.
+
+    That is one that differs from it in the settings of the Inter-Prototype loss alone, where there is one: with the
+    loss on child prototypes rather than on all, then the first. Else it is the next method.
+
+    Args:
+        methods: Method -> its runs, at least one each, the baseline first.
+
+    Returns:
+        The two of them, or the only one.
+    """
+    settings = {method: runs[0].config.to_dict() for method, runs in methods.items()}
+    first, *others = settings
+    free = UNDECISIVE_SETTINGS | INTER_PROTOTYPE_SETTINGS | {"seed"}
+    twins = [
+        other
+        for other in others
+        if all(value == settings[first][name] for name, value in settings[other].items() if name not in free)
+    ]
+    twins.sort(key=lambda other: settings[other]["inter_prototype"] != "child")
+    return {method: methods[method] for method in (first, *[*twins, *others][:1])}
 
 
 def paired_with_baseline(measures: pd.DataFrame, baseline: str) -> pd.DataFrame:
