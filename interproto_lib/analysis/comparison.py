@@ -21,7 +21,8 @@ from interproto_lib.analysis.similarity_summary import (
     summarise_similarity,
 )
 from interproto_lib.analysis.statistics import mean_and_std, paired_differences
-from interproto_lib.config import INTER_PROTOTYPE_SETTINGS, UNDECISIVE_SETTINGS
+from interproto_lib.config import INTER_PROTOTYPE_SETTINGS
+from interproto_lib.deciding_settings import deciding_settings
 from interproto_lib.errors import ConfigError, DatasetError, RunError
 from interproto_lib.runs import Result, RunFolder, read_results
 
@@ -98,14 +99,10 @@ def two_side_by_side(methods: Mapping[str, Sequence[RunFolder]]) -> dict[str, Se
     Returns:
         The two of them, or the only one.
     """
-    settings = {method: runs[0].config.to_dict() for method, runs in methods.items()}
+    settings = {method: deciding_settings(runs[0].config) for method, runs in methods.items()}
     first, *others = settings
-    free = UNDECISIVE_SETTINGS | INTER_PROTOTYPE_SETTINGS | {"seed"}
-    twins = [
-        other
-        for other in others
-        if all(value == settings[first][name] for name, value in settings[other].items() if name not in free)
-    ]
+    fixed = settings[first].keys() - INTER_PROTOTYPE_SETTINGS
+    twins = [other for other in others if all(settings[other][name] == settings[first][name] for name in fixed)]
     twins.sort(key=lambda other: settings[other]["inter_prototype"] != "child")
     return {method: methods[method] for method in (first, *[*twins, *others][:1])}
 
