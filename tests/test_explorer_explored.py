@@ -223,6 +223,20 @@ def test_projections_are_kept_until_the_prototypes_change(tmp_path):
     assert not np.array_equal(stored_projections(open_explored(changed), ["tsne"])["t-SNE"]["ArcFace"], kept_content)
 
 
+def test_places_of_other_prototypes_and_damaged_ones_are_not_believed(tmp_path):
+    run = write_run(tmp_path, "arcface-s0", manifest_of({f"id{k:02d}": [5.0, 30.0] for k in range(14)}))
+    points = kept_projection(run.path, run.prototypes, n_threads=1)
+    others = kept_projection(run.path, run.prototypes[::-1], n_threads=1)
+    assert not np.array_equal(points, others)
+    np.testing.assert_array_equal(kept_projection(run.path, run.prototypes, n_threads=1), points)
+    file = run.path / "projections" / "tsne-s0.safetensors"
+    content = file.read_bytes()
+    place = content.index(points.tobytes())
+    file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    np.testing.assert_array_equal(kept_projection(run.path, run.prototypes, n_threads=1), points)
+    assert file.read_bytes() == content
+
+
 def test_places_that_notebook_04_kept_are_read(tmp_path, monkeypatch):
     run = write_run(tmp_path, "arcface-s0", manifest_of({f"id{k:02d}": [5.0, 30.0] for k in range(14)}))
     kept = kept_projection(run.path, run.prototypes, n_threads=1)  # as notebook 04 asks for them, of any length

@@ -26,7 +26,8 @@ def kept_projection(
     """Place prototypes in the plane, or read the places that were kept.
 
     They are kept in `projections/<method>-s<seed>.safetensors`, with a hash of the directions that they were made from:
-    others, fewer, or the same in another order are projected anew. A damaged file is made anew. Where the folder cannot
+    others, fewer, or the same in another order are projected anew. A damaged file, which its checksum shows, is made
+    anew; a change of the library's projections is not noticed, so remove the folder then. Where the folder cannot
     be written, a warning says that the places are not kept.
 
     Args:
@@ -46,19 +47,21 @@ def kept_projection(
     from safetensors.numpy import load_file
 
     unit = _directions(prototypes)
-    made_from = hashlib.sha256(unit.tobytes()).digest()
+    made_from = _hash(unit)
     path = Path(folder) / "projections" / f"{method}-s{seed}.safetensors"
     if path.is_file():
         try:
             kept = load_file(path)
-            points = kept["points"]
-            if kept["made_from"].tobytes() == made_from and points.shape == (len(unit), 2):
+            points, found = kept["points"], (kept["made_from"].tobytes(), kept["checksum"].tobytes())
+            if found == (made_from, _hash(points)) and points.shape == (len(unit), 2):
                 return points
         except (SafetensorError, KeyError, OSError):
             pass  # damaged: made anew
     points = project_prototypes(unit, method=method, seed=seed, n_threads=n_threads)
     try:
-        write_arrays(path, {"points": points, "made_from": np.frombuffer(made_from, dtype=np.uint8)})
+        proofs = {"made_from": made_from, "checksum": _hash(points)}
+        of_bytes = {name: np.frombuffer(proof, dtype=np.uint8) for name, proof in proofs.items()}
+        write_arrays(path, {"points": points, **of_bytes})
     except WriteError as problem:
         warnings.warn(f"The places of the prototypes are not kept. {problem}", stacklevel=2)
     return points
@@ -69,3 +72,7 @@ def _directions(prototypes: NDArray[np.floating]) -> NDArray[np.float32]:
     if prototypes.dtype == np.float32 and (np.abs(np.vecdot(prototypes, prototypes) - 1) < 1e-5).all():
         return np.ascontiguousarray(prototypes)
     return unit_prototypes(prototypes).astype(np.float32)
+
+
+def _hash(values: NDArray[np.floating]) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).digest()
