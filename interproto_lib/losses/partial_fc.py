@@ -30,6 +30,7 @@ def drawn_rows(rows: range, labels: Tensor, *, rate: float, seed: int, step: int
     Every class is drawn by itself with probability `rate`, by a hash (the finaliser of SplitMix64) of seed, step and
     its number. So the same classes are drawn however they are spread over processes, on every device, and by a run that
     goes on. Each image looks at the classes drawn and at its own.
+    How many there are is known on the processor only once a GPU has counted them: each step waits for it here.
     Source: An et al., "Killing two birds with one stone: efficient and robust training of face recognition CNNs by
     partial FC", CVPR 2022.
     Deviations: there each process draws a fixed number, which depends on how many processes there are; and there the
