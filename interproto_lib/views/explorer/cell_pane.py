@@ -76,9 +76,14 @@ class CellPane:
         if self._reasons.cohort != cohort:
             self._reasons = CellReasons(self.explored, cohort)
         self.reason = self._reasons.of(row, column)
+        # The map above names the cell that is pointed at; this is the chosen one.
+        names = " and ".join(html.escape(str(self.explored.names[identity])) for identity in (row, column))
         texts = [
-            f'<p class="ip-said" style="{_TEXT}">{html.escape(text)}</p>'
-            for text in describe_cell(self.explored, self.reason)
+            f'<p class="ip-cell" style="{_TEXT}"><b>{names}</b>, chosen</p>',
+            *(
+                f'<p class="ip-said" style="{_TEXT}">{html.escape(text)}</p>'
+                for text in describe_cell(self.explored, self.reason)
+            ),
         ]
         self._stop_drawing()
         loop = _kernel_loop()
